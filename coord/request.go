@@ -1,0 +1,72 @@
+package coord
+
+import "time"
+
+// WriteRequest asks for a value to be written or, with Delete set, for the key
+// to be deleted. The engine checks none of the contract's limits on sizes and
+// characters; its callers have.
+type WriteRequest struct {
+	Tenant string
+	Key    string
+	Value  []byte // the engine keeps it until every replica has answered; nobody may change it
+	Delete bool
+	Level  Level
+	// IdempotencyKey makes the request take effect at most once, through
+	// whichever coordinator it is sent. Empty: it is not remembered.
+	IdempotencyKey string
+}
+
+// WriteResult is the answer to a successful write or delete.
+type WriteResult struct {
+	Clock     Clock
+	Replicas  int   // the acknowledgements that the level asked for, and got
+	Level     Level // as asked, or the default
+	Duplicate bool  // an earlier attempt had already decided the version
+}
+
+// ReadRequest asks for the value of a key.
+type ReadRequest struct {
+	Tenant string
+	Key    string
+	Level  Level
+}
+
+// ReadResult is a value that was found. The receiver owns Value.
+type ReadResult struct {
+	Value     []byte
+	Clock     Clock
+	UpdatedAt time.Time
+}
+
+// KeysRequest asks for a page of a tenant's keys.
+type KeysRequest struct {
+	Tenant string
+	Prefix string
+	After  *Position // where the page before ended; nil: from the start
+	Limit  int       // at most so many keys, 1 to MaxScanPage
+}
+
+// KeysPage is a page of keys, in the order of their tokens. Next is nil at the end.
+type KeysPage struct {
+	Keys []string
+	Next *Position
+}
+
+// NodeState is what this coordinator knows of a registered storage node.
+type NodeState struct {
+	StorageNode
+	Keys             int64         // estimate, tombstones included; 0 where the node did not say
+	DiskUsedFraction float64       // 0 where the node did not say
+	Unavailable      error         // why it cannot be used now; nil where it can
+	Latency          time.Duration // recent mean of its answers, 0 where there was none
+}
+
+// Status is what this coordinator knows of itself.
+type Status struct {
+	NodeID      string
+	Incarnation uint64
+	Epoch       uint64
+	StartedAt   time.Time
+	InFlight    int // operations under way
+	Nodes       []NodeState
+}
