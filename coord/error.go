@@ -73,7 +73,7 @@ type ReplicaError struct {
 // QuorumError says which phase of an operation fell short, how many answers it
 // needed and had, and what failed where. It is ErrNoQuorum.
 type QuorumError struct {
-	Phase    string // "read", "read clocks for write", "write", "write back for read"
+	Phase    string // what was attempted: "read", "read clocks for write", "write", ...
 	Level    Level
 	Need     int
 	Have     int

@@ -1,0 +1,926 @@
+package conformance
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/pairdb/coordinator/coord"
+)
+
+// patience bounds every call of the metadata suite that is expected to
+// succeed, and what a test waits for others to do.
+const patience = 30 * time.Second
+
+// OpenMetadata opens another handle on one store, as another coordinator (or
+// the same one after a restart) would. It fails the test where it cannot.
+type OpenMetadata func(t *testing.T) coord.Metadata
+
+// Metadata checks every sentence of coord.Metadata. NewStore makes an empty
+// store, apart from those made before, and returns how to open it; the suite
+// opens several handles on it at a time and closes them.
+func Metadata(t *testing.T, newStore func(t *testing.T) OpenMetadata) {
+	tests := []struct {
+		name string
+		run  func(t *testing.T, m *metadataTest)
+	}{
+		{"tenant/create", createTenant},
+		{"tenant/create concurrently", createTenantConcurrently},
+		{"tenant/not found", tenantNotFound},
+		{"tenant/replication factor", setReplicationFactor},
+		{"tenant/concurrent replication factors", setReplicationFactorConcurrently},
+		{"tenant/delete", deleteTenant},
+		{"tenant/ids are distinct", tenantIDsAreDistinct},
+		{"tenant/pages", tenantPages},
+		{"tenant/greatest replication factor", maxReplicationFactor},
+		{"topology/empty", emptyTopology},
+		{"topology/nodes by id", nodesByID},
+		{"topology/put and remove", putAndRemoveNodes},
+		{"topology/epoch counts membership", epochCountsMembership},
+		{"topology/outdated epoch", outdatedEpoch},
+		{"topology/concurrent changes", concurrentTopologyChanges},
+		{"topology/snapshot", topologySnapshot},
+		{"topology/known nodes", knownNodes},
+		{"identity/incarnations", incarnations},
+		{"identity/taken", identityTaken},
+		{"identity/waits for release", identityWaits},
+		{"identity/one holder at a time", identityOneHolder},
+		{"identity/concurrent ids", concurrentIdentities},
+		{"ended context", endedContext},
+		{"ping and close", pingAndClose},
+		{"reopen", reopen},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			t.Cleanup(cancel)
+			test.run(t, &metadataTest{ctx: ctx, openStore: newStore(t)})
+		})
+	}
+}
+
+// metadataTest is one test's store.
+type metadataTest struct {
+	ctx       context.Context
+	openStore OpenMetadata
+}
+
+// open opens a handle, to be closed when the test ends.
+func (m *metadataTest) open(t *testing.T) coord.Metadata {
+	t.Helper()
+	h := m.openStore(t)
+	t.Cleanup(func() {
+		if err := h.Close(); err != nil {
+			t.Errorf("close: %v", err)
+		}
+	})
+	return h
+}
+
+// oddIDs are different ids that a careless store would confuse, reorder or
+// break on, sorted by their bytes. In UTF-16 the last one would come before
+// the one ahead of it.
+var oddIDs = []string{
+	" ", "  ", `"`, "%", "'; DROP TABLE tenants; --", "..", "../../x", "/", "10", "2", "A", "B", `\`, "_",
+	"a", "a ", "a b", "aB", "ab", strings.Repeat("b", 255), strings.Repeat("b", 256),
+	"e\u0301", "z", strings.Repeat("\u00e9", 128), "\u00e9", "\u65e5\u672c", "\ufffd", "\U0001f600",
+}
+
+func sortedOddIDs(t *testing.T) []string {
+	ids := slices.Clone(oddIDs)
+	slices.Sort(ids)
+	if len(slices.Compact(slices.Clone(ids))) != len(ids) {
+		t.Fatal("the suite lists an id twice")
+	}
+	return ids
+}
+
+func wantErr(t *testing.T, what string, err error, kinds ...error) {
+	t.Helper()
+	for _, kind := range kinds {
+		if !errors.Is(err, kind) {
+			t.Errorf("%s: got error %v, want one that is %q", what, err, kind)
+		}
+	}
+}
+
+func mustCreate(t *testing.T, m *metadataTest, h coord.Metadata, id string, rf int) coord.Tenant {
+	t.Helper()
+	tenant, err := h.CreateTenant(m.ctx, id, rf)
+	if err != nil {
+		t.Fatalf("create tenant %q: %v", id, err)
+	}
+	return tenant
+}
+
+func mustPut(t *testing.T, m *metadataTest, h coord.Metadata, epoch uint64, node coord.StorageNode) coord.Topology {
+	t.Helper()
+	topology, err := h.PutNode(m.ctx, epoch, node)
+	if err != nil {
+		t.Fatalf("put node %q at epoch %d: %v", node.ID, epoch, err)
+	}
+	return topology
+}
+
+func mustTopology(t *testing.T, m *metadataTest, h coord.Metadata) coord.Topology {
+	t.Helper()
+	topology, err := h.Topology(m.ctx)
+	if err != nil {
+		t.Fatalf("topology: %v", err)
+	}
+	return topology
+}
+
+func wantTopology(t *testing.T, what string, got coord.Topology, epoch uint64, nodes ...coord.StorageNode) {
+	t.Helper()
+	if got.Epoch != epoch || !slices.Equal(got.Nodes, nodes) {
+		t.Errorf("%s: got epoch %d, nodes %+v; want epoch %d, nodes %+v", what, got.Epoch, got.Nodes, epoch, nodes)
+	}
+}
+
+func sameTenant(a, b coord.Tenant) bool {
+	return a.ID == b.ID && a.ReplicationFactor == b.ReplicationFactor &&
+		a.CreatedAt.Equal(b.CreatedAt) && a.UpdatedAt.Equal(b.UpdatedAt)
+}
+
+// wantTenant compares with what every handle finds.
+func wantTenant(t *testing.T, m *metadataTest, want coord.Tenant, handles ...coord.Metadata) {
+	t.Helper()
+	for i, h := range handles {
+		if got, err := h.Tenant(m.ctx, want.ID); err != nil || !sameTenant(got, want) {
+			t.Errorf("tenant %q by handle %d: got %+v, %v; want %+v", want.ID, i, got, err, want)
+		}
+	}
+}
+
+func member(id string) coord.StorageNode {
+	return coord.StorageNode{ID: id, UUID: "uuid-of-" + id, Host: "host.example", Port: 7000, VirtualNodes: 150, Status: coord.NodeActive}
+}
+
+// concurrently runs f n times at once and returns the errors by index.
+func concurrently(n int, f func(i int) error) []error {
+	errs := make([]error, n)
+	start := make(chan struct{})
+	var group sync.WaitGroup
+	for i := range n {
+		group.Go(func() {
+			<-start
+			errs[i] = f(i)
+		})
+	}
+	close(start)
+	group.Wait()
+	return errs
+}
+
+func createTenant(t *testing.T, m *metadataTest) {
+	a, b := m.open(t), m.open(t)
+	before := time.Now().Truncate(time.Second)
+	tenant := mustCreate(t, m, a, "shop", 5)
+	if tenant.ID != "shop" || tenant.ReplicationFactor != 5 {
+		t.Errorf("created %+v, want shop with replication factor 5", tenant)
+	}
+	if tenant.CreatedAt.Before(before) || tenant.CreatedAt.After(time.Now()) || tenant.CreatedAt.Nanosecond() != 0 {
+		t.Errorf("created at %v, want a whole second between %v and now", tenant.CreatedAt, before)
+	}
+	if !tenant.UpdatedAt.Equal(tenant.CreatedAt) {
+		t.Errorf("a new tenant was created at %v and updated at %v, want the same", tenant.CreatedAt, tenant.UpdatedAt)
+	}
+	wantTenant(t, m, tenant, a, b)
+	for _, h := range []coord.Metadata{a, b} {
+		got, err := h.CreateTenant(m.ctx, "shop", 1)
+		wantErr(t, "create it again", err, coord.ErrTenantExists)
+		if got != (coord.Tenant{}) {
+			t.Errorf("create it again: got %+v beside the error, want nothing", got)
+		}
+	}
+	wantTenant(t, m, tenant, a, b)
+}
+
+func createTenantConcurrently(t *testing.T, m *metadataTest) {
+	handles := []coord.Metadata{m.open(t), m.open(t)}
+	const callers = 12
+	created := make([]coord.Tenant, callers)
+	errs := concurrently(callers, func(i int) (err error) {
+		created[i], err = handles[i%2].CreateTenant(m.ctx, "contended", i+1)
+		return err
+	})
+	winner := -1
+	for i, err := range errs {
+		switch {
+		case err != nil:
+			wantErr(t, "a loser", err, coord.ErrTenantExists)
+		case winner >= 0:
+			t.Errorf("callers %d and %d both created the tenant", winner, i)
+		default:
+			winner = i
+		}
+	}
+	if winner < 0 {
+		t.Fatalf("nobody created the tenant: %v", errs)
+	}
+	if created[winner].ReplicationFactor != winner+1 {
+		t.Errorf("caller %d was told %+v, want its own replication factor %d", winner, created[winner], winner+1)
+	}
+	wantTenant(t, m, created[winner], handles...)
+}
+
+func tenantNotFound(t *testing.T, m *metadataTest) {
+	h := m.open(t)
+	mustCreate(t, m, h, "there", 3)
+	for _, id := range []string{"", "not there", "ther", "there ", "THERE", "ther%"} {
+		_, err := h.Tenant(m.ctx, id)
+		wantErr(t, fmt.Sprintf("tenant %q", id), err, coord.ErrTenantNotFound)
+		before, after, err := h.SetReplicationFactor(m.ctx, id, 2)
+		wantErr(t, fmt.Sprintf("set replication factor of %q", id), err, coord.ErrTenantNotFound)
+		if before != (coord.Tenant{}) || after != (coord.Tenant{}) {
+			t.Errorf("set replication factor of %q: got %+v, %+v beside the error, want nothing", id, before, after)
+		}
+		wantErr(t, fmt.Sprintf("delete %q", id), h.DeleteTenant(m.ctx, id), coord.ErrTenantNotFound)
+		if errors.Is(err, coord.ErrMetadataUnavailable) {
+			t.Errorf("set replication factor of %q: an answer must not pass for the lack of one: %v", id, err)
+		}
+	}
+}
+
+func setReplicationFactor(t *testing.T, m *metadataTest) {
+	a, b := m.open(t), m.open(t)
+	created := mustCreate(t, m, a, "shop", 3)
+	other := mustCreate(t, m, a, "other", 3)
+	for _, step := range []struct {
+		by       coord.Metadata
+		from, to int
+	}{{a, 3, 5}, {b, 5, 2}, {a, 2, 2}} {
+		held, err := step.by.Tenant(m.ctx, "shop")
+		if err != nil {
+			t.Fatal(err)
+		}
+		before, after, err := step.by.SetReplicationFactor(m.ctx, "shop", step.to)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !sameTenant(before, held) || before.ReplicationFactor != step.from {
+			t.Errorf("from %d to %d: before is %+v, want %+v", step.from, step.to, before, held)
+		}
+		if after.ID != "shop" || after.ReplicationFactor != step.to || !after.CreatedAt.Equal(created.CreatedAt) {
+			t.Errorf("from %d to %d: after is %+v", step.from, step.to, after)
+		}
+		if after.UpdatedAt.Before(before.UpdatedAt) || after.UpdatedAt.After(time.Now()) || after.UpdatedAt.Nanosecond() != 0 {
+			t.Errorf("from %d to %d: updated at %v, want a whole second between %v and now", step.from, step.to, after.UpdatedAt, before.UpdatedAt)
+		}
+		wantTenant(t, m, after, a, b)
+	}
+	wantTenant(t, m, other, a, b)
+}
+
+func setReplicationFactorConcurrently(t *testing.T, m *metadataTest) {
+	handles := []coord.Metadata{m.open(t), m.open(t)}
+	mustCreate(t, m, handles[0], "shop", 100)
+	const callers = 10
+	befores := make([]int, callers)
+	for _, err := range concurrently(callers, func(i int) error {
+		before, after, err := handles[i%2].SetReplicationFactor(m.ctx, "shop", i)
+		if err == nil && after.ReplicationFactor != i {
+			err = fmt.Errorf("set to %d, was told %d", i, after.ReplicationFactor)
+		}
+		befores[i] = before.ReplicationFactor
+		return err
+	}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	// Each change names the one it followed, so together they are one chain
+	// from the first factor to the one that stands.
+	last, err := handles[0].Tenant(m.ctx, "shop")
+	if err != nil {
+		t.Fatal(err)
+	}
+	at, steps := last.ReplicationFactor, 0
+	for ; at != 100 && steps < callers; steps++ {
+		at = befores[at]
+	}
+	if at != 100 || steps != callers {
+		t.Errorf("changes followed %v, ending at %d: not one chain from 100", befores, last.ReplicationFactor)
+	}
+}
+
+func deleteTenant(t *testing.T, m *metadataTest) {
+	a, b := m.open(t), m.open(t)
+	mustCreate(t, m, a, "shop", 5)
+	other := mustCreate(t, m, a, "other", 3)
+	if err := b.DeleteTenant(m.ctx, "shop"); err != nil {
+		t.Fatal(err)
+	}
+	for _, h := range []coord.Metadata{a, b} {
+		_, err := h.Tenant(m.ctx, "shop")
+		wantErr(t, "tenant after its deletion", err, coord.ErrTenantNotFound)
+		wantErr(t, "delete it again", h.DeleteTenant(m.ctx, "shop"), coord.ErrTenantNotFound)
+	}
+	wantTenant(t, m, other, a, b)
+	again := mustCreate(t, m, a, "shop", 2)
+	if again.ReplicationFactor != 2 || !again.UpdatedAt.Equal(again.CreatedAt) {
+		t.Errorf("created again: %+v, want a new tenant", again)
+	}
+	wantTenant(t, m, again, a, b)
+}
+
+func tenantIDsAreDistinct(t *testing.T, m *metadataTest) {
+	h := m.open(t)
+	for i, id := range oddIDs {
+		mustCreate(t, m, h, id, i+1)
+	}
+	for i, id := range oddIDs {
+		if tenant, err := h.Tenant(m.ctx, id); err != nil || tenant.ID != id || tenant.ReplicationFactor != i+1 {
+			t.Errorf("tenant %q: got %+v, %v; want its replication factor %d", id, tenant, err, i+1)
+		}
+	}
+}
+
+func tenantPages(t *testing.T, m *metadataTest) {
+	h := m.open(t)
+	list := func(after string, limit int) []string {
+		t.Helper()
+		tenants, err := h.Tenants(m.ctx, after, limit)
+		if err != nil {
+			t.Fatalf("tenants after %q, at most %d: %v", after, limit, err)
+		}
+		ids := make([]string, len(tenants))
+		for i, tenant := range tenants {
+			ids[i] = tenant.ID
+			wantTenant(t, m, tenant, h)
+		}
+		return ids
+	}
+	if got := list("", 10); len(got) != 0 {
+		t.Errorf("an empty store lists %q", got)
+	}
+	want := sortedOddIDs(t)
+	shuffled := slices.Clone(want)
+	for i := range shuffled { // any order but the sorted one
+		j := (i * 7) % len(shuffled)
+		shuffled[i], shuffled[j] = shuffled[j], shuffled[i]
+	}
+	for _, id := range shuffled {
+		mustCreate(t, m, h, id, 3)
+	}
+	for _, limit := range []int{1, 3, len(want), len(want) + 1, math.MaxInt32} {
+		var got []string
+		for after := ""; ; after = got[len(got)-1] {
+			page := list(after, limit)
+			if len(page) > limit {
+				t.Fatalf("a page of at most %d has %d tenants", limit, len(page))
+			}
+			if len(page) == 0 {
+				break
+			}
+			got = append(got, page...)
+			if len(got) > len(want) {
+				break
+			}
+		}
+		if !slices.Equal(got, want) {
+			t.Fatalf("pages of %d list %q, want %q", limit, got, want)
+		}
+	}
+	if got := list("", 0); len(got) != 0 {
+		t.Errorf("a page of at most 0 has %q", got)
+	}
+	if got := list("a!", 2); !slices.Equal(got, []string{"aB", "ab"}) {
+		t.Errorf("after an id that does not exist: %q, want aB and ab", got)
+	}
+	if err := h.DeleteTenant(m.ctx, "aB"); err != nil {
+		t.Fatal(err)
+	}
+	if got := list("aB", 1); !slices.Equal(got, []string{"ab"}) {
+		t.Errorf("after an id that was deleted: %q, want ab", got)
+	}
+}
+
+func maxReplicationFactor(t *testing.T, m *metadataTest) {
+	a, b := m.open(t), m.open(t)
+	want := func(want int) {
+		t.Helper()
+		for _, h := range []coord.Metadata{a, b} {
+			if got, err := h.MaxReplicationFactor(m.ctx); err != nil || got != want {
+				t.Errorf("greatest replication factor: %d, %v; want %d", got, err, want)
+			}
+		}
+	}
+	want(0)
+	mustCreate(t, m, a, "three", 3)
+	want(3)
+	mustCreate(t, m, b, "seven", 7)
+	want(7)
+	if _, _, err := a.SetReplicationFactor(m.ctx, "seven", 2); err != nil {
+		t.Fatal(err)
+	}
+	want(3)
+	if _, _, err := a.SetReplicationFactor(m.ctx, "seven", 9); err != nil {
+		t.Fatal(err)
+	}
+	want(9)
+	for _, id := range []string{"seven", "three"} {
+		if err := a.DeleteTenant(m.ctx, id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want(0)
+}
+
+func emptyTopology(t *testing.T, m *metadataTest) {
+	h := m.open(t)
+	wantTopology(t, "new store", mustTopology(t, m, h), 0)
+	_, err := h.RemoveNode(m.ctx, 0, "a")
+	wantErr(t, "remove a node that is not there", err, coord.ErrNodeNotFound)
+	wantTopology(t, "after that", mustTopology(t, m, h), 0)
+}
+
+func nodesByID(t *testing.T, m *metadataTest) {
+	h := m.open(t)
+	ids := sortedOddIDs(t)
+	want := make([]coord.StorageNode, len(ids))
+	for i, id := range ids {
+		want[i] = coord.StorageNode{
+			ID: id, UUID: strings.Repeat("u", i), Host: "h" + strconv.Itoa(i), Port: 1 + i, VirtualNodes: 1 + i*100,
+			Status: []coord.NodeStatus{coord.NodeActive, coord.NodeInactive, coord.NodeDraining}[i%3],
+		}
+	}
+	for i := range want {
+		mustPut(t, m, h, uint64(i), want[len(want)-1-i])
+	}
+	wantTopology(t, "nodes with odd ids", mustTopology(t, m, h), uint64(len(ids)), want...)
+}
+
+func putAndRemoveNodes(t *testing.T, m *metadataTest) {
+	a, b := m.open(t), m.open(t)
+	x, y := member("x"), member("y")
+	wantTopology(t, "put y", mustPut(t, m, a, 0, y), 1, y)
+	wantTopology(t, "put x", mustPut(t, m, b, 1, x), 2, x, y)
+	y.VirtualNodes = 7
+	wantTopology(t, "replace y", mustPut(t, m, a, 2, y), 3, x, y)
+	wantTopology(t, "topology", mustTopology(t, m, b), 3, x, y)
+	_, err := a.RemoveNode(m.ctx, 3, "z")
+	wantErr(t, "remove a node that was never there", err, coord.ErrNodeNotFound)
+	got, err := b.RemoveNode(m.ctx, 3, "x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantTopology(t, "remove x", got, 4, y)
+	_, err = a.RemoveNode(m.ctx, 4, "x")
+	wantErr(t, "remove x again", err, coord.ErrNodeNotFound)
+	if got, err = a.RemoveNode(m.ctx, 4, "y"); err != nil {
+		t.Fatal(err)
+	}
+	wantTopology(t, "remove the last node", got, 5)
+	for _, h := range []coord.Metadata{a, b} {
+		wantTopology(t, "topology", mustTopology(t, m, h), 5)
+	}
+	wantTopology(t, "put x back", mustPut(t, m, a, 5, x), 6, x)
+}
+
+func epochCountsMembership(t *testing.T, m *metadataTest) {
+	h := m.open(t)
+	node := member("x")
+	mustPut(t, m, h, 0, member("other"))
+	epoch := mustPut(t, m, h, 1, node).Epoch
+	for _, step := range []struct {
+		what   string
+		change func(*coord.StorageNode)
+		counts bool
+	}{
+		{"nothing", func(*coord.StorageNode) {}, false},
+		{"host", func(n *coord.StorageNode) { n.Host = "elsewhere.example" }, false},
+		{"port", func(n *coord.StorageNode) { n.Port = 7001 }, false},
+		{"host and port", func(n *coord.StorageNode) { n.Host, n.Port = "::1", 7002 }, false},
+		{"virtual nodes", func(n *coord.StorageNode) { n.VirtualNodes = 151 }, true},
+		{"status draining", func(n *coord.StorageNode) { n.Status = coord.NodeDraining }, true},
+		{"status inactive", func(n *coord.StorageNode) { n.Status = coord.NodeInactive }, true},
+		{"status active", func(n *coord.StorageNode) { n.Status = coord.NodeActive }, true},
+		{"uuid", func(n *coord.StorageNode) { n.UUID = "another" }, true},
+		{"uuid to none", func(n *coord.StorageNode) { n.UUID = "" }, true},
+		{"nothing, without a uuid", func(*coord.StorageNode) {}, false},
+		{"uuid and port", func(n *coord.StorageNode) { n.UUID, n.Port = "third", 7003 }, true},
+		{"all at once", func(n *coord.StorageNode) { n.UUID, n.VirtualNodes, n.Status = "4", 4, coord.NodeDraining }, true},
+	} {
+		step.change(&node)
+		got := mustPut(t, m, h, epoch, node)
+		if step.counts {
+			epoch++
+		}
+		wantTopology(t, "change of "+step.what, got, epoch, member("other"), node)
+		wantTopology(t, "topology after change of "+step.what, mustTopology(t, m, h), epoch, member("other"), node)
+	}
+}
+
+func outdatedEpoch(t *testing.T, m *metadataTest) {
+	a, b := m.open(t), m.open(t)
+	x := member("x")
+	mustPut(t, m, a, 0, x)
+	mustPut(t, m, b, 1, member("y"))
+	for name, h := range map[string]coord.Metadata{"the same handle": b, "another handle": a} {
+		for _, epoch := range []uint64{0, 1, 3, math.MaxInt64, math.MaxInt64 + 1, math.MaxUint64} {
+			for what, node := range map[string]coord.StorageNode{"a new node": member("z"), "an unchanged one": x} {
+				got, err := h.PutNode(m.ctx, epoch, node)
+				wantErr(t, fmt.Sprintf("put %s at epoch %d by %s", what, epoch, name), err, coord.ErrMigrationConflict)
+				if got.Epoch != 0 || got.Nodes != nil {
+					t.Errorf("put %s at epoch %d: got %+v beside the error, want nothing", what, epoch, got)
+				}
+			}
+			_, err := h.RemoveNode(m.ctx, epoch, "x")
+			wantErr(t, fmt.Sprintf("remove at epoch %d by %s", epoch, name), err, coord.ErrMigrationConflict)
+		}
+		wantTopology(t, "after refused changes", mustTopology(t, m, h), 2, x, member("y"))
+		if known, err := h.NodeKnown(m.ctx, "z"); err != nil || known {
+			t.Errorf("a node whose addition was refused: known %v, %v; want false", known, err)
+		}
+	}
+}
+
+func concurrentTopologyChanges(t *testing.T, m *metadataTest) {
+	handles := []coord.Metadata{m.open(t), m.open(t)}
+	const callers = 8
+	for round := range uint64(3) {
+		won := 0
+		for _, err := range concurrently(callers, func(i int) error {
+			_, err := handles[i%2].PutNode(m.ctx, round, member(fmt.Sprintf("round-%d-%d", round, i)))
+			return err
+		}) {
+			if err == nil {
+				won++
+				continue
+			}
+			wantErr(t, "a loser", err, coord.ErrMigrationConflict)
+		}
+		if topology := mustTopology(t, m, handles[0]); won != 1 || topology.Epoch != round+1 || len(topology.Nodes) != int(round)+1 {
+			t.Fatalf("%d of %d callers at epoch %d succeeded, and made %+v; want one", won, callers, round, topology)
+		}
+	}
+	// Whoever looks again and tries again gets through.
+	for _, err := range concurrently(callers, func(i int) error {
+		h := handles[i%2]
+		for {
+			topology, err := h.Topology(m.ctx)
+			if err != nil {
+				return err
+			}
+			_, err = h.PutNode(m.ctx, topology.Epoch, member(fmt.Sprintf("again-%d", i)))
+			if !errors.Is(err, coord.ErrMigrationConflict) {
+				return err
+			}
+		}
+	}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if topology := mustTopology(t, m, handles[1]); topology.Epoch != 3+callers || len(topology.Nodes) != 3+callers {
+		t.Errorf("got epoch %d with %d nodes, want %d of both", topology.Epoch, len(topology.Nodes), 3+callers)
+	}
+}
+
+// topologySnapshot changes the topology so that its epoch tells what its nodes
+// are, and looks whether any reader sees nodes of another epoch.
+func topologySnapshot(t *testing.T, m *metadataTest) {
+	writer := m.open(t)
+	readers := []coord.Metadata{writer, m.open(t)}
+	node := member("x")
+	node.VirtualNodes = 1
+	mustPut(t, m, writer, 0, node)
+	const changes = 100
+	written := make(chan struct{})
+	var group sync.WaitGroup
+	for _, reader := range readers {
+		group.Go(func() {
+			var last uint64
+			for done := false; !done; {
+				select {
+				case <-written:
+					done = true // one more look, at the end state
+				default:
+				}
+				topology, err := reader.Topology(m.ctx)
+				if err != nil {
+					t.Errorf("topology: %v", err)
+					return
+				}
+				if len(topology.Nodes) != 1 || uint64(topology.Nodes[0].VirtualNodes) != topology.Epoch || topology.Epoch < last {
+					t.Errorf("after epoch %d a reader saw epoch %d with the nodes %+v", last, topology.Epoch, topology.Nodes)
+					return
+				}
+				last = topology.Epoch
+			}
+			if last != changes {
+				t.Errorf("the last epoch read is %d, want %d", last, changes)
+			}
+		})
+	}
+	for epoch := uint64(1); epoch < changes; epoch++ {
+		node.VirtualNodes = int(epoch) + 1
+		if _, err := writer.PutNode(m.ctx, epoch, node); err != nil {
+			t.Errorf("put at epoch %d: %v", epoch, err)
+			break
+		}
+	}
+	close(written)
+	group.Wait()
+}
+
+func knownNodes(t *testing.T, m *metadataTest) {
+	a, b := m.open(t), m.open(t)
+	want := func(what, id string, want bool) {
+		t.Helper()
+		for _, h := range []coord.Metadata{a, b} {
+			if known, err := h.NodeKnown(m.ctx, id); err != nil || known != want {
+				t.Errorf("%s: node %q known %v, %v; want %v", what, id, known, err, want)
+			}
+		}
+	}
+	want("before it was added", "x", false)
+	mustPut(t, m, a, 0, member("x"))
+	want("added", "x", true)
+	want("added another", "X", false)
+	want("added another", "", false)
+	if _, err := a.RemoveNode(m.ctx, 1, "x"); err != nil {
+		t.Fatal(err)
+	}
+	want("removed", "x", true)
+	_, err := a.RemoveNode(m.ctx, 2, "never")
+	wantErr(t, "remove a node that was never there", err, coord.ErrNodeNotFound)
+	want("not removed", "never", false)
+	mustPut(t, m, b, 2, member("x"))
+	want("added again", "x", true)
+}
+
+func acquire(t *testing.T, m *metadataTest, h coord.Metadata, id string) coord.Identity {
+	t.Helper()
+	identity, err := h.AcquireIdentity(m.ctx, id)
+	if err != nil {
+		t.Fatalf("acquire %q: %v", id, err)
+	}
+	if identity.Writer.ID != id {
+		t.Errorf("acquired %q, got the writer %+v", id, identity.Writer)
+	}
+	return identity
+}
+
+func release(t *testing.T, identity coord.Identity) {
+	t.Helper()
+	if err := identity.Release(); err != nil {
+		t.Errorf("release %+v: %v", identity.Writer, err)
+	}
+}
+
+func incarnations(t *testing.T, m *metadataTest) {
+	handles := []coord.Metadata{m.open(t), m.open(t)}
+	for _, id := range []string{"c1", "C1", "c1 ", "../c1", strings.Repeat("c", 256), "\u65e5\u672c"} {
+		for want := uint64(1); want <= 4; want++ {
+			identity := acquire(t, m, handles[want%2], id)
+			if identity.Writer.Incarnation != want {
+				t.Errorf("life %d of %q has incarnation %d", want, id, identity.Writer.Incarnation)
+			}
+			release(t, identity)
+			release(t, identity) // of no effect
+		}
+	}
+}
+
+func identityTaken(t *testing.T, m *metadataTest) {
+	a, b := m.open(t), m.open(t)
+	held := acquire(t, m, a, "c1")
+	host, err := os.Hostname()
+	if err != nil {
+		t.Fatal(err)
+	}
+	const wait = 200 * time.Millisecond
+	for name, h := range map[string]coord.Metadata{"the same handle": a, "another handle": b} {
+		ctx, cancel := context.WithTimeout(m.ctx, wait)
+		start := time.Now()
+		got, err := h.AcquireIdentity(ctx, "c1")
+		took := time.Since(start)
+		cancel()
+		wantErr(t, "second acquire by "+name, err, coord.ErrNodeIDTaken, context.DeadlineExceeded)
+		if errors.Is(err, coord.ErrMetadataUnavailable) {
+			t.Errorf("second acquire by %s: the store did answer: %v", name, err)
+		}
+		if took < wait || took > wait+5*time.Second {
+			t.Errorf("second acquire by %s took %v, want it to wait the %v it was given and no more", name, took, wait)
+		}
+		for _, part := range []string{"c1", strconv.Itoa(os.Getpid()), host} {
+			if err != nil && !strings.Contains(err.Error(), part) {
+				t.Errorf("second acquire by %s: %q does not name the holder: it lacks %q", name, err, part)
+			}
+		}
+		if got.Release != nil || got.Writer != (coord.Writer{}) {
+			t.Errorf("second acquire by %s: got %+v beside the error, want nothing", name, got)
+		}
+	}
+	// Neither the failures nor a second release of an old identity take it away.
+	release(t, held)
+	again := acquire(t, m, b, "c1")
+	if again.Writer.Incarnation != held.Writer.Incarnation+1 {
+		t.Errorf("after failed attempts the incarnation went from %d to %d, want one more", held.Writer.Incarnation, again.Writer.Incarnation)
+	}
+	release(t, held)
+	ctx, cancel := context.WithTimeout(m.ctx, wait)
+	defer cancel()
+	_, err = a.AcquireIdentity(ctx, "c1")
+	wantErr(t, "acquire after a repeated release of the earlier life", err, coord.ErrNodeIDTaken)
+	release(t, again)
+}
+
+func identityWaits(t *testing.T, m *metadataTest) {
+	a, b := m.open(t), m.open(t)
+	held := acquire(t, m, a, "c1")
+	other := acquire(t, m, b, "c2") // another id waits for nobody
+	var released, acquired time.Time
+	var group sync.WaitGroup
+	group.Go(func() {
+		identity, err := b.AcquireIdentity(m.ctx, "c1")
+		acquired = time.Now()
+		if err != nil {
+			t.Errorf("acquire while held: %v", err)
+			return
+		}
+		if identity.Writer.Incarnation != held.Writer.Incarnation+1 {
+			t.Errorf("incarnation %d followed %d", identity.Writer.Incarnation, held.Writer.Incarnation)
+		}
+		release(t, identity)
+	})
+	time.Sleep(150 * time.Millisecond) // whether it waits by now or not, it must not get through
+	released = time.Now()
+	release(t, held)
+	group.Wait()
+	if acquired.Before(released) {
+		t.Error("the id was acquired before it was released")
+	}
+	if late := acquired.Sub(released); late > 5*time.Second {
+		t.Errorf("the id was acquired %v after its release", late)
+	}
+	release(t, other)
+}
+
+func identityOneHolder(t *testing.T, m *metadataTest) {
+	handles := []coord.Metadata{m.open(t), m.open(t)}
+	const callers = 6
+	var mu sync.Mutex
+	holders := 0
+	var seen []uint64
+	for _, err := range concurrently(callers, func(i int) error {
+		identity, err := handles[i%2].AcquireIdentity(m.ctx, "c1")
+		if err != nil {
+			return err
+		}
+		mu.Lock()
+		holders++
+		if holders != 1 {
+			t.Errorf("%d hold the id at once", holders)
+		}
+		seen = append(seen, identity.Writer.Incarnation)
+		mu.Unlock()
+		time.Sleep(time.Millisecond) // long enough for another to be seen
+		mu.Lock()
+		holders--
+		mu.Unlock()
+		return identity.Release()
+	}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, incarnation := range seen {
+		if incarnation != uint64(i)+1 {
+			t.Fatalf("incarnations in the order of holding: %d, want 1 to %d", seen, callers)
+		}
+	}
+}
+
+func concurrentIdentities(t *testing.T, m *metadataTest) {
+	handles := []coord.Metadata{m.open(t), m.open(t)}
+	const ids = 30
+	held := make([]coord.Identity, ids)
+	for i, err := range concurrently(ids, func(i int) (err error) {
+		held[i], err = handles[i%2].AcquireIdentity(m.ctx, fmt.Sprintf("c%d", i))
+		return err
+	}) {
+		if err != nil {
+			t.Fatalf("acquire c%d: %v", i, err)
+		}
+	}
+	for i, identity := range held {
+		if want := (coord.Writer{ID: fmt.Sprintf("c%d", i), Incarnation: 1}); identity.Writer != want {
+			t.Errorf("acquired %+v, want %+v", identity.Writer, want)
+		}
+		release(t, identity)
+	}
+}
+
+// everyCall makes each call of the interface that takes a context.
+func everyCall(ctx context.Context, h coord.Metadata, call func(name string, err error)) {
+	_, err := h.AcquireIdentity(ctx, "unheld")
+	call("AcquireIdentity", err)
+	_, err = h.Tenant(ctx, "shop")
+	call("Tenant", err)
+	_, err = h.CreateTenant(ctx, "new", 3)
+	call("CreateTenant", err)
+	_, _, err = h.SetReplicationFactor(ctx, "shop", 5)
+	call("SetReplicationFactor", err)
+	call("DeleteTenant", h.DeleteTenant(ctx, "shop"))
+	_, err = h.Tenants(ctx, "", 10)
+	call("Tenants", err)
+	_, err = h.MaxReplicationFactor(ctx)
+	call("MaxReplicationFactor", err)
+	_, err = h.Topology(ctx)
+	call("Topology", err)
+	_, err = h.PutNode(ctx, 1, member("y"))
+	call("PutNode", err)
+	_, err = h.RemoveNode(ctx, 1, "x")
+	call("RemoveNode", err)
+	_, err = h.NodeKnown(ctx, "x")
+	call("NodeKnown", err)
+	call("Ping", h.Ping(ctx))
+}
+
+func endedContext(t *testing.T, m *metadataTest) {
+	h := m.open(t)
+	shop := mustCreate(t, m, h, "shop", 3)
+	mustPut(t, m, h, 0, member("x"))
+	cancelled, cancel := context.WithCancel(m.ctx)
+	cancel()
+	expired, cancel := context.WithDeadline(m.ctx, time.Now().Add(-time.Second))
+	defer cancel()
+	for _, ctx := range []context.Context{cancelled, expired} {
+		everyCall(ctx, h, func(name string, err error) {
+			wantErr(t, name, err, coord.ErrMetadataUnavailable, ctx.Err())
+		})
+	}
+	// None of it had an effect, and the handle goes on working.
+	wantTenant(t, m, shop, h)
+	_, err := h.Tenant(m.ctx, "new")
+	wantErr(t, "a tenant whose creation was cancelled", err, coord.ErrTenantNotFound)
+	wantTopology(t, "after cancelled calls", mustTopology(t, m, h), 1, member("x"))
+	identity := acquire(t, m, h, "unheld")
+	if identity.Writer.Incarnation != 1 {
+		t.Errorf("the first life after a cancelled attempt has incarnation %d, want 1", identity.Writer.Incarnation)
+	}
+	release(t, identity)
+}
+
+func pingAndClose(t *testing.T, m *metadataTest) {
+	h, other := m.openStore(t), m.open(t)
+	if err := h.Ping(m.ctx); err != nil {
+		t.Errorf("ping: %v", err)
+	}
+	if err := h.Close(); err != nil {
+		t.Fatalf("close: %v", err)
+	}
+	everyCall(m.ctx, h, func(name string, err error) {
+		wantErr(t, name+" of a closed handle", err, coord.ErrMetadataUnavailable)
+	})
+	if err := other.Ping(m.ctx); err != nil {
+		t.Errorf("ping by a handle that is still open: %v", err)
+	}
+	// An acquisition that failed holds nothing.
+	release(t, acquire(t, m, other, "unheld"))
+}
+
+func reopen(t *testing.T, m *metadataTest) {
+	h := m.openStore(t)
+	shop := mustCreate(t, m, h, "shop", 5)
+	mustCreate(t, m, h, "gone", 3)
+	if err := h.DeleteTenant(m.ctx, "gone"); err != nil {
+		t.Fatal(err)
+	}
+	mustPut(t, m, h, 0, member("x"))
+	mustPut(t, m, h, 1, member("y"))
+	if _, err := h.RemoveNode(m.ctx, 2, "y"); err != nil {
+		t.Fatal(err)
+	}
+	identity := acquire(t, m, h, "c1")
+	release(t, identity)
+	if err := h.Close(); err != nil {
+		t.Fatalf("close: %v", err)
+	}
+
+	h = m.open(t)
+	wantTenant(t, m, shop, h)
+	_, err := h.Tenant(m.ctx, "gone")
+	wantErr(t, "a tenant deleted before", err, coord.ErrTenantNotFound)
+	wantTopology(t, "topology", mustTopology(t, m, h), 3, member("x"))
+	if known, err := h.NodeKnown(m.ctx, "y"); err != nil || !known {
+		t.Errorf("a node removed before: known %v, %v; want true", known, err)
+	}
+	again := acquire(t, m, h, "c1")
+	if again.Writer.Incarnation != identity.Writer.Incarnation+1 {
+		t.Errorf("incarnation %d before, %d after, want one more", identity.Writer.Incarnation, again.Writer.Incarnation)
+	}
+	release(t, again)
+}

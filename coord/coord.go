@@ -1,0 +1,300 @@
+package coord
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/pairdb/coordinator/ring"
+)
+
+// Options say what a Coordinator works with. Fields without a default are required.
+type Options struct {
+	// Identity is this process's own, acquired from Metadata. The Coordinator
+	// does not release it: nothing may be issued under it after Close anyway.
+	Identity    Identity
+	Metadata    Metadata
+	Idempotency Idempotency
+	// Connect opens a storage node. It must not wait for the node to answer.
+	// The Coordinator closes what it opens.
+	Connect func(StorageNode) (Replica, error)
+
+	DefaultLevel Level         // default Quorum
+	WriteTimeout time.Duration // of the replica phase of a write; default 5 s
+	ReadTimeout  time.Duration // likewise; default 3 s
+	// AwaitRepair makes a read that finds stale replicas wait until all of
+	// them are repaired. A majority is always waited for.
+	AwaitRepair bool
+	// MaxClockOffset: versions further ahead of the wall clock are taken for
+	// the mark of a broken clock. Default DefaultMaxClockOffset.
+	MaxClockOffset time.Duration
+
+	TenantTTL        time.Duration // how long a tenant is cached; default 5 min
+	TenantCacheSize  int           // tenants; default 10,000
+	TopologyInterval time.Duration // between looks at the registered nodes; default 30 s
+
+	Wall   func() time.Time // default time.Now
+	Events Events
+}
+
+func (o *Options) complete() error {
+	var missing []error
+	if o.Identity.Writer.ID == "" {
+		missing = append(missing, errors.New("Identity is missing"))
+	}
+	if o.Metadata == nil {
+		missing = append(missing, errors.New("Metadata is missing"))
+	}
+	if o.Idempotency == nil {
+		missing = append(missing, errors.New("Idempotency is missing"))
+	}
+	if o.Connect == nil {
+		missing = append(missing, errors.New("Connect is missing"))
+	}
+	setDefault(&o.DefaultLevel, Quorum)
+	setDefault(&o.WriteTimeout, 5*time.Second)
+	setDefault(&o.ReadTimeout, 3*time.Second)
+	setDefault(&o.MaxClockOffset, DefaultMaxClockOffset)
+	setDefault(&o.TenantTTL, 5*time.Minute)
+	setDefault(&o.TenantCacheSize, 10_000)
+	setDefault(&o.TopologyInterval, 30*time.Second)
+	if o.Wall == nil {
+		o.Wall = time.Now
+	}
+	return errors.Join(missing...)
+}
+
+func setDefault[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}
+
+// Coordinator is the engine of one coordinator process. All methods are safe
+// for concurrent use.
+type Coordinator struct {
+	options     Options
+	events      Events
+	metadata    Metadata
+	idempotency Idempotency
+	issuer      issuer
+	tenants     tenantCache
+	hedges      hedgeBudget
+	view        atomic.Pointer[view]
+	reshaping   sync.Mutex // held while a view replaces another
+	origin      time.Time  // instant 0
+	startedAt   time.Time
+
+	pool    sync.Pool
+	active  atomic.Int64 // operations that are not yet recycled
+	closing atomic.Bool
+	idle    chan struct{}
+	retired chan struct{} // closed when nothing is under way any more
+
+	background sync.WaitGroup
+	stop       context.CancelFunc
+}
+
+// New loads the topology and opens its nodes, and returns without waiting for
+// any of them. It fails where metadata does not answer.
+func New(ctx context.Context, options Options) (*Coordinator, error) {
+	if err := options.complete(); err != nil {
+		return nil, fmt.Errorf("coordinator options: %w", err)
+	}
+	c := &Coordinator{
+		options:     options,
+		events:      options.Events,
+		metadata:    options.Metadata,
+		idempotency: options.Idempotency,
+		issuer:      issuer{writer: options.Identity.Writer, wall: options.Wall, maxOffset: options.MaxClockOffset},
+		origin:      time.Now(),
+		startedAt:   options.Wall(),
+		pool:        sync.Pool{New: newOperation},
+		idle:        make(chan struct{}, 1),
+		retired:     make(chan struct{}),
+	}
+	c.hedges.credit.Store(hedgeBurst)
+	c.tenants.open(c.metadata, options.TenantTTL, options.TenantCacheSize, c.now, options.Events.TenantCache)
+	c.view.Store(&view{ring: &ring.Ring{}})
+	topology, err := c.metadata.Topology(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("load topology: %w", err)
+	}
+	if err := c.reshape(topology); err != nil {
+		return nil, err
+	}
+	run, stop := context.WithCancel(context.Background())
+	c.stop = stop
+	c.background.Go(func() { c.watchTopology(run) })
+	return c, nil
+}
+
+// Close refuses new operations, waits for those under way until ctx ends, and
+// closes the replicas. Operations end by themselves within their timeouts.
+func (c *Coordinator) Close(ctx context.Context) error {
+	if c.closing.Swap(true) {
+		return nil
+	}
+	c.stop()
+	var err error
+	for c.active.Load() > 0 && err == nil {
+		select {
+		case <-c.idle:
+		case <-ctx.Done():
+			err = fmt.Errorf("%d operations were still under way: %w", c.active.Load(), ctx.Err())
+		}
+	}
+	close(c.retired)
+	c.background.Wait()
+	return errors.Join(err, c.view.Load().close())
+}
+
+func (c *Coordinator) now() instant { return instant(time.Since(c.origin)) }
+
+// begin counts an operation in, unless the coordinator is closing.
+func (c *Coordinator) begin() error {
+	c.active.Add(1)
+	if c.closing.Load() {
+		c.ended()
+		return ErrShuttingDown
+	}
+	return nil
+}
+
+func (c *Coordinator) ended() {
+	if c.active.Add(-1) == 0 && c.closing.Load() {
+		select {
+		case c.idle <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// Write writes a value, or deletes a key, and returns once the level has
+// acknowledged; the other replicas get the version in the background. When ctx
+// ends first, only what has had no effect yet is given up. Every error is a
+// *WriteError that tells the outcome.
+func (c *Coordinator) Write(ctx context.Context, req WriteRequest) (WriteResult, error) {
+	o, err := c.enter(ctx, opWrite, req.Tenant, req.Key, req.Level)
+	if err != nil {
+		return WriteResult{}, &WriteError{Outcome: NotApplied, Err: err}
+	}
+	w := &o.write
+	w.issuer = &c.issuer
+	w.value, w.delete = req.Value, req.Delete
+	w.deadline, w.hedges = o.deadline, &c.hedges
+	w.hedge = hedgeAfter(o.peers, Majority(w.rf))
+	if req.IdempotencyKey != "" {
+		w.keyed = true
+		w.print = fingerprint(req)
+		rand.Read(w.attempt[:])
+		o.claimKey = ClaimKey{req.Tenant, req.Key, req.IdempotencyKey}
+	}
+	o.run(ctx)
+
+	o.mu.Lock()
+	result, err := w.result, w.err
+	if w.stage != writeAnswered {
+		cause := abandonError(ctx)
+		err = &WriteError{Outcome: w.abandon(cause, &o.fx), Err: cause}
+	}
+	o.leave()
+	c.noteFailure(req.Delete, err)
+	return result, err
+}
+
+// Read returns the value of a key, or ErrKeyNotFound.
+func (c *Coordinator) Read(ctx context.Context, req ReadRequest) (ReadResult, error) {
+	o, err := c.enter(ctx, opRead, req.Tenant, req.Key, req.Level)
+	if err != nil {
+		return ReadResult{}, err
+	}
+	r := &o.read
+	r.deadline, r.hedges, r.awaitRepair = o.deadline, &c.hedges, c.options.AwaitRepair
+	r.hedge = hedgeAfter(o.peers, r.level.need(r.rf))
+	o.run(ctx)
+
+	o.mu.Lock()
+	result, err := r.result, r.err
+	if r.stage != readAnswered {
+		err = abandonError(ctx)
+	}
+	o.leave()
+	if quorum := (*QuorumError)(nil); errors.As(err, &quorum) && c.events.QuorumFailure != nil {
+		c.events.QuorumFailure("read", quorum)
+	}
+	return result, err
+}
+
+// enter takes an operation and gives it its subject: the tenant's replication
+// factor, the key's replicas, and their order. It returns with the operation
+// locked, for the caller to complete and run.
+func (c *Coordinator) enter(ctx context.Context, kind operationKind, tenant, key string, level Level) (*operation, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, abandonError(ctx)
+	}
+	if err := c.begin(); err != nil {
+		return nil, err
+	}
+	t, err := c.tenants.get(ctx, tenant)
+	if err != nil {
+		c.ended()
+		return nil, err
+	}
+	if level == LevelDefault {
+		level = c.options.DefaultLevel
+	}
+	c.hedges.earn()
+	timeout := c.options.ReadTimeout
+	if kind == opWrite {
+		timeout = c.options.WriteTimeout
+	}
+	o := c.acquire(kind, timeout)
+	v := c.view.Load()
+	sub := o.subject()
+	*sub = subject{
+		tenant: tenant, key: key, token: ring.KeyToken(tenant, key),
+		epoch: v.ring.Epoch(), level: level, rf: t.ReplicationFactor,
+	}
+	o.place(v, sub)
+	return o, nil
+}
+
+func (c *Coordinator) noteFailure(deletion bool, err error) {
+	quorum := (*QuorumError)(nil)
+	if err == nil || c.events.QuorumFailure == nil || !errors.As(err, &quorum) {
+		return
+	}
+	operation := "write"
+	if deletion {
+		operation = "delete"
+	}
+	c.events.QuorumFailure(operation, quorum)
+}
+
+func (c *Coordinator) noteRepair(s *subject, node string) {
+	if f := c.events.Repair; f != nil {
+		f(s.tenant, s.key, node)
+	}
+}
+
+// fingerprint covers what a keyed request does: a retry may ask for another
+// level, but not for another value or operation.
+func fingerprint(req WriteRequest) Fingerprint {
+	h := sha256.New()
+	var head [9]byte
+	if req.Delete {
+		head[0] = 1
+	}
+	binary.BigEndian.PutUint64(head[1:], uint64(len(req.Value)))
+	h.Write(head[:])
+	h.Write(req.Value)
+	return Fingerprint(h.Sum(nil)[:16])
+}

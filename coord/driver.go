@@ -1,0 +1,329 @@
+package coord
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+)
+
+// operation runs one write or read over real replicas and stores: it feeds the
+// state machine what happens, one event at a time under its lock, and does,
+// outside the lock, what the machine asks for. It starts no goroutine for
+// replica calls; whoever finishes a call carries the operation on.
+//
+// Operations are pooled. One goes back when its caller has left and every call
+// and store step it started has ended, which each does by its own deadline.
+type operation struct {
+	c *Coordinator
+
+	mu     sync.Mutex
+	kind   operationKind
+	write  write
+	read   read
+	fx     effects // of the event at hand, valid under mu
+	refs   int     // caller, calls and store steps that are still out
+	wakeAt instant // what timer is set to
+	timer  *time.Timer
+
+	claimKey ClaimKey
+	started  instant
+	deadline instant
+	expires  time.Time // deadline as a wall clock time, for calls
+
+	peers      []*peer // in the order of the subject's targets
+	peersBuf   [maxTargets]*peer
+	targetsBuf [maxTargets]target
+	calls      []outCall
+	used       int
+	answered   chan struct{} // capacity 1
+}
+
+type operationKind uint8
+
+const (
+	opNone operationKind = iota
+	opWrite
+	opRead
+)
+
+func (k operationKind) String() string { return [...]string{"none", "write", "read"}[k] }
+
+// outCall is a call with what its answer is booked to.
+type outCall struct {
+	Call
+	sentAt instant
+	phase  phase
+	target uint8
+	hedge  bool
+}
+
+func newOperation() any {
+	return &operation{answered: make(chan struct{}, 1)}
+}
+
+// acquire takes an operation from the pool, held once, by its caller, and
+// locked: a timer of its last use may still be about to fire.
+func (c *Coordinator) acquire(kind operationKind, timeout time.Duration) *operation {
+	o := c.pool.Get().(*operation)
+	o.mu.Lock()
+	o.c, o.kind, o.refs, o.wakeAt = c, kind, 1, never
+	o.started = c.now()
+	o.deadline = o.started.add(timeout)
+	o.expires = c.origin.Add(time.Duration(o.deadline))
+	return o
+}
+
+// place chooses the subject's replicas from the ring and ranks them.
+func (o *operation) place(v *view, sub *subject) {
+	var nodes [maxTargets]uint32
+	var down [maxTargets]error
+	o.peers = o.peersBuf[:0]
+	for _, n := range v.ring.Replicas(nodes[:0], sub.token, min(sub.rf, maxTargets)) {
+		o.peers = append(o.peers, v.members[n])
+	}
+	rank(o.peers, o.started, down[:])
+	sub.targets = o.targetsBuf[:len(o.peers)]
+	for i, p := range o.peers {
+		sub.targets[i] = target{node: p.node.ID, down: down[i]}
+	}
+	// A replica is asked at most once in each of an operation's phases, of
+	// which a read has three.
+	if size := 3 * len(o.peers); cap(o.calls) < size {
+		o.calls = make([]outCall, size)
+	} else {
+		o.calls = o.calls[:size]
+	}
+	o.used = 0
+}
+
+// run starts the operation, which is locked, and waits unlocked for its answer
+// or for the end of ctx.
+func (o *operation) run(ctx context.Context) {
+	switch o.kind {
+	case opWrite:
+		o.write.start(o.started, &o.fx)
+	case opRead:
+		o.read.start(o.started, &o.fx)
+	}
+	o.carryOut()
+	select {
+	case <-o.answered:
+	case <-ctx.Done():
+	}
+}
+
+// Done carries the operation on with a finished call.
+func (o *operation) Done(call *Call) {
+	out := &o.calls[call.Slot]
+	p := o.peers[out.target]
+	now := o.c.now()
+	took := time.Duration(now - out.sentAt)
+	p.answered(now, took, call.Kind != CallApply && !out.hedge, call.Err)
+	if f := o.c.events.ReplicaCall; f != nil {
+		f(p.node.ID, call.Kind, took, call.Err)
+	}
+	o.mu.Lock()
+	switch o.kind {
+	case opWrite:
+		o.write.reply(out.phase, int(out.target), &call.Held, call.Err, now, &o.fx)
+	case opRead:
+		o.read.reply(out.phase, int(out.target), &call.Held, call.Err, now, &o.fx)
+	}
+	o.refs--
+	o.carryOut()
+}
+
+// wake tells the machine the time. A timer that fires late, for an operation
+// that has ended or was reused since, changes nothing: the machine compares.
+func (o *operation) wake() {
+	o.mu.Lock()
+	if o.refs == 0 || o.wakeAt == never {
+		o.mu.Unlock()
+		return
+	}
+	o.wakeAt = never
+	switch o.kind {
+	case opWrite:
+		o.write.wake(o.c.now(), &o.fx)
+	case opRead:
+		o.read.wake(o.c.now(), &o.fx)
+	}
+	o.carryOut()
+}
+
+// carryOut does what the event that was just fed asks for. It is called with
+// mu held and returns with it released: calls may finish before Do returns,
+// and so re-enter the operation.
+func (o *operation) carryOut() {
+	fx := o.fx
+	o.fx.reset()
+	var calls [2 * maxTargets]*outCall
+	for i, s := range fx.sends[:fx.n] {
+		calls[i] = o.prepare(s)
+	}
+	o.refs += fx.n
+	if fx.store != noStep {
+		o.refs++
+	}
+	if fx.answer {
+		o.noteAnswer()
+		o.answered <- struct{}{}
+	}
+	o.setTimer()
+	// The operation may be recycled as soon as mu is free unless something of
+	// it is still out, so nothing below touches it but through what was counted.
+	if o.refs == 0 {
+		o.recycle()
+		return
+	}
+	peers := o.peers
+	o.mu.Unlock()
+
+	if fx.store != noStep {
+		go o.store(fx.store)
+	}
+	for _, call := range calls[:fx.n] {
+		peers[call.target].replica.Do(&call.Call)
+	}
+}
+
+// prepare books a call.
+func (o *operation) prepare(s send) *outCall {
+	slot := o.used
+	o.used++
+	out := &o.calls[slot]
+	sub := o.subject()
+	out.Call = Call{
+		Kind: s.kind, Intent: s.intent,
+		Tenant: sub.tenant, Key: sub.key, Token: sub.token, Epoch: sub.epoch,
+		Deadline: o.expires, Caller: o, Slot: slot,
+	}
+	if s.kind == CallApply {
+		if o.kind == opWrite {
+			out.Version = o.write.version
+		} else {
+			out.Version = o.read.best
+			o.c.noteRepair(sub, o.peers[s.target].node.ID)
+		}
+	}
+	out.phase, out.target, out.hedge = s.phase, s.target, s.hedge
+	out.sentAt = o.c.now()
+	o.peers[s.target].sending(out.sentAt)
+	if f := o.c.events.Hedge; s.hedge && f != nil {
+		f(o.peers[s.target].node.ID)
+	}
+	return out
+}
+
+func (o *operation) subject() *subject {
+	if o.kind == opWrite {
+		return &o.write.subject
+	}
+	return &o.read.subject
+}
+
+func (o *operation) setTimer() {
+	at := never
+	switch o.kind {
+	case opWrite:
+		at = o.write.wakeAt()
+	case opRead:
+		at = o.read.wakeAt()
+	}
+	if at >= o.wakeAt {
+		return // the timer is early enough; a wake too early costs nothing
+	}
+	o.wakeAt = at
+	wait := time.Duration(at - o.c.now())
+	if o.timer == nil {
+		o.timer = time.AfterFunc(wait, o.wake)
+	} else {
+		o.timer.Reset(wait)
+	}
+}
+
+func (o *operation) noteAnswer() {
+	clash := &o.write.conflict
+	if o.kind == opRead {
+		clash = &o.read.clash
+	}
+	if f := o.c.events.Conflict; f != nil && clash.winner.Exists() {
+		sub := o.subject()
+		f(sub.tenant, sub.key, clash.winner, clash.loser)
+	}
+}
+
+// store takes one step on the write's claim and tells the machine.
+func (o *operation) store(step storeStep) {
+	w := &o.write // its keys, attempt and version are settled while a step is out
+	ctx, cancel := context.WithDeadline(context.Background(), o.expires)
+	defer cancel()
+	var claim Claim
+	var err error
+	switch step {
+	case stepReserve:
+		claim, err = o.c.idempotency.Reserve(ctx, o.claimKey, w.print, w.attempt, claimLease)
+	case stepMint:
+		claim, err = o.c.idempotency.Mint(ctx, o.claimKey, w.attempt, w.version.Head)
+	case stepComplete:
+		err = o.c.idempotency.Complete(ctx, o.claimKey, w.version.Head, w.level)
+	case stepRelease:
+		err = o.c.idempotency.Release(ctx, o.claimKey, w.attempt)
+	}
+	o.mu.Lock()
+	switch step {
+	case stepReserve:
+		w.reserved(claim, err, o.c.now(), &o.fx)
+	case stepMint:
+		w.minted(claim, err, o.c.now(), &o.fx)
+	default:
+		// Both only save a later request some work.
+		if f := o.c.events.Background; err != nil && f != nil {
+			f("settle idempotency claim", err)
+		}
+	}
+	o.refs--
+	o.carryOut()
+}
+
+// claimLease is how long a reservation keeps others waiting when its owner has
+// died. An owner that is slower than this reserves again.
+const claimLease = 2 * time.Second
+
+// leave gives up the caller's hold. It is called with mu held.
+func (o *operation) leave() {
+	o.refs--
+	o.carryOut()
+}
+
+// recycle puts the operation back. It is called with mu held and nothing out.
+func (o *operation) recycle() {
+	c := o.c
+	if o.timer != nil {
+		o.timer.Stop()
+	}
+	select {
+	case <-o.answered: // the caller had left before the answer came
+	default:
+	}
+	// What is reused must not keep values, keys and errors alive.
+	clear(o.calls[:o.used])
+	clear(o.peersBuf[:])
+	clear(o.targetsBuf[:])
+	switch o.kind {
+	case opWrite:
+		o.write = write{}
+	case opRead:
+		o.read = read{}
+	}
+	o.kind, o.wakeAt, o.claimKey, o.peers = opNone, never, ClaimKey{}, nil
+	o.mu.Unlock()
+	c.pool.Put(o)
+	c.ended()
+}
+
+// abandonError is what a caller is told whose context ended first.
+func abandonError(ctx context.Context) error {
+	return fmt.Errorf("%w: %w", ErrDeadlineExceeded, context.Cause(ctx))
+}

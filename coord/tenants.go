@@ -1,0 +1,174 @@
+package coord
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/maypok86/otter/v2"
+)
+
+// tenantCache keeps tenants in memory: bounded, each for a time, one load for
+// however many wait for it. A tenant stays usable past its time for as long as
+// metadata does not answer, so that an outage costs only unknown tenants.
+type tenantCache struct {
+	metadata Metadata
+	ttl      instant
+	now      func() instant
+	looked   func(hit bool)
+	cache    *otter.Cache[string, cachedTenant]
+}
+
+type cachedTenant struct {
+	Tenant
+	freshUntil instant
+}
+
+const (
+	// tenantLoadTimeout bounds one load, whoever waits for it.
+	tenantLoadTimeout = 2 * time.Second
+	// tenantPatience is how long a request waits for a tenant to be loaded
+	// again while it has an outdated one at hand.
+	tenantPatience = 100 * time.Millisecond
+	// tenantRetry is how long an outdated tenant is used after metadata failed
+	// before it is asked again.
+	tenantRetry = time.Second
+)
+
+func (t *tenantCache) open(m Metadata, ttl time.Duration, size int, now func() instant, looked func(bool)) {
+	t.metadata, t.ttl, t.now, t.looked = m, instant(ttl), now, looked
+	if t.looked == nil {
+		t.looked = func(bool) {}
+	}
+	t.cache = otter.Must(&otter.Options[string, cachedTenant]{
+		MaximumSize: size,
+		// Refresh is called by hand, since a tenant past its time must be
+		// loaded before it is used, not after.
+		RefreshCalculator: otter.RefreshWriting[string, cachedTenant](1 << 62),
+		Logger:            &otter.NoopLogger{},
+	})
+}
+
+// get returns the tenant, from memory where it is fresh.
+func (t *tenantCache) get(ctx context.Context, id string) (Tenant, error) {
+	cached, have := t.cache.GetIfPresent(id)
+	if have && t.now() < cached.freshUntil {
+		t.looked(true)
+		return cached.Tenant, nil
+	}
+	t.looked(false)
+	var patience <-chan time.Time
+	if have {
+		timer := time.NewTimer(tenantPatience)
+		defer timer.Stop()
+		patience = timer.C
+	}
+	loaded := t.cache.Refresh(context.WithoutCancel(ctx), id, otter.LoaderFunc[string, cachedTenant](t.load))
+	select {
+	case r := <-loaded:
+		switch {
+		case r.Err == nil:
+			return r.Value.Tenant, nil
+		case errors.Is(r.Err, otter.ErrNotFound):
+			return Tenant{}, fmt.Errorf("%w: %q", ErrTenantNotFound, id)
+		case have:
+			t.extend(id)
+			return cached.Tenant, nil
+		}
+		return Tenant{}, fmt.Errorf("load tenant %q: %w", id, r.Err)
+	case <-patience:
+		t.extend(id)
+		return cached.Tenant, nil
+	case <-ctx.Done():
+		return Tenant{}, abandonError(ctx)
+	}
+}
+
+// extend keeps an outdated tenant in use for a moment, if it is still there.
+func (t *tenantCache) extend(id string) {
+	t.cache.ComputeIfPresent(id, func(old cachedTenant) (cachedTenant, otter.ComputeOp) {
+		if t.now() < old.freshUntil {
+			return old, otter.CancelOp // loaded meanwhile
+		}
+		old.freshUntil = t.now().add(tenantRetry)
+		return old, otter.WriteOp
+	})
+}
+
+func (t *tenantCache) load(ctx context.Context, id string) (cachedTenant, error) {
+	ctx, cancel := context.WithTimeout(ctx, tenantLoadTimeout)
+	defer cancel()
+	tenant, err := t.metadata.Tenant(ctx, id)
+	if errors.Is(err, ErrTenantNotFound) {
+		return cachedTenant{}, otter.ErrNotFound
+	}
+	if err != nil {
+		return cachedTenant{}, err
+	}
+	return cachedTenant{tenant, t.now() + t.ttl}, nil
+}
+
+// Tenant returns a tenant as metadata has it.
+func (c *Coordinator) Tenant(ctx context.Context, id string) (Tenant, error) {
+	return c.metadata.Tenant(ctx, id)
+}
+
+// Tenants lists tenants by id, at most limit of those greater than after.
+func (c *Coordinator) Tenants(ctx context.Context, after string, limit int) ([]Tenant, error) {
+	return c.metadata.Tenants(ctx, after, limit)
+}
+
+// CreateTenant makes a tenant whose keys are kept on replicationFactor nodes.
+func (c *Coordinator) CreateTenant(ctx context.Context, id string, replicationFactor int) (Tenant, error) {
+	if err := c.checkReplicationFactor(replicationFactor); err != nil {
+		return Tenant{}, err
+	}
+	t, err := c.metadata.CreateTenant(ctx, id, replicationFactor)
+	if err == nil {
+		c.tenants.cache.Invalidate(id)
+	}
+	return t, err
+}
+
+// DeleteTenant makes a tenant unknown to every request.
+func (c *Coordinator) DeleteTenant(ctx context.Context, id string) error {
+	err := c.metadata.DeleteTenant(ctx, id)
+	if err == nil {
+		c.tenants.cache.Invalidate(id)
+	}
+	return err
+}
+
+// SetReplicationFactor changes on how many nodes a tenant's keys are kept. A
+// tenant that holds keys is refused with ErrMigrationConflict, since they
+// would have to move.
+func (c *Coordinator) SetReplicationFactor(ctx context.Context, id string, replicationFactor int) (before, after Tenant, err error) {
+	if before, err = c.metadata.Tenant(ctx, id); err != nil {
+		return before, before, err
+	}
+	if before.ReplicationFactor == replicationFactor {
+		return before, before, nil
+	}
+	if err = c.checkReplicationFactor(replicationFactor); err != nil {
+		return before, before, err
+	}
+	if err = c.tenantIsEmpty(ctx, id); err != nil {
+		return before, before, err
+	}
+	before, after, err = c.metadata.SetReplicationFactor(ctx, id, replicationFactor)
+	if err == nil {
+		c.tenants.cache.Invalidate(id)
+	}
+	return before, after, err
+}
+
+func (c *Coordinator) checkReplicationFactor(rf int) error {
+	if rf < 1 || rf > MaxReplicationFactor {
+		return fmt.Errorf("%w: %d, want 1 to %d", ErrInvalidReplicationFactor, rf, MaxReplicationFactor)
+	}
+	if nodes := c.view.Load().ring.Len(); rf > nodes {
+		return fmt.Errorf("%w: %d, but there are %d active nodes", ErrInvalidReplicationFactor, rf, nodes)
+	}
+	return nil
+}
