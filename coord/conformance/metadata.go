@@ -287,9 +287,9 @@ func setReplicationFactorConcurrently(t *testing.T, m *metadataTest) {
 	const callers = 10
 	befores := make([]int, callers)
 	for _, err := range concurrently(callers, func(i int) error {
-		before, after, err := handles[i%2].SetReplicationFactor(m.ctx, "shop", i)
-		if err == nil && after.ReplicationFactor != i {
-			err = fmt.Errorf("set to %d, was told %d", i, after.ReplicationFactor)
+		before, after, err := handles[i%2].SetReplicationFactor(m.ctx, "shop", i+1)
+		if err == nil && after.ReplicationFactor != i+1 {
+			err = fmt.Errorf("set to %d, was told %d", i+1, after.ReplicationFactor)
 		}
 		befores[i] = before.ReplicationFactor
 		return err
@@ -306,7 +306,7 @@ func setReplicationFactorConcurrently(t *testing.T, m *metadataTest) {
 	}
 	at, steps := last.ReplicationFactor, 0
 	for ; at != 100 && steps < callers; steps++ {
-		at = befores[at]
+		at = befores[at-1]
 	}
 	if at != 100 || steps != callers {
 		t.Errorf("changes followed %v, ending at %d: not one chain from 100", befores, last.ReplicationFactor)

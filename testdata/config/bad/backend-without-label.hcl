@@ -1,0 +1,4 @@
+metadata { # ERROR: Missing backend for metadata
+  path = "/data/metadata.db"
+}
+idempotency "badger" {}

@@ -1,0 +1,13 @@
+metadata "sqlite" {}
+idempotency "badger" {}
+auth { # ERROR: auth is not supported by this release yet
+  jwt {
+    key "a" { # ERROR: Incomplete key
+      algorithm = "none" # ERROR: Invalid algorithm
+    }
+    key "a" { # ERROR: Duplicate key
+      algorithm = "EdDSA"
+      file      = "a.pem"
+    }
+  }
+}

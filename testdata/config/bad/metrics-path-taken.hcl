@@ -1,0 +1,5 @@
+metadata "sqlite" {}
+idempotency "badger" {}
+metrics {
+  path = "/health/live" # ERROR: Invalid path
+}

@@ -1,0 +1,3 @@
+metadata "sqlite" {}
+idempotency "redis" {}
+idempotency "badger" {} # ERROR: Duplicate idempotency block

@@ -1,0 +1,3 @@
+metadata "postgres" {}
+metadata "sqlite" {} # ERROR: Duplicate metadata block
+idempotency "badger" {}

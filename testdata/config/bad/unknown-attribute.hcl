@@ -1,0 +1,5 @@
+metadata "sqlite" {}
+idempotency "badger" {}
+server {
+  listne = "0.0.0.0:50051" # ERROR: Unsupported argument
+}

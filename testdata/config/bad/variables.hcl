@@ -1,0 +1,3 @@
+metadata "sqlite" {}
+idempotency "badger" {}
+data_dir = "${HOME}/pairdb" # ERROR: Variables not allowed
