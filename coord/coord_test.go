@@ -436,7 +436,7 @@ func TestNodes(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer wiped.Close()
-	cluster.nodes["storage-2"].Replica, wiped = wiped, wiped
+	cluster.nodes["storage-2"].Replica = wiped
 	if err := c.AddNode(t.Context(), coord.StorageNode{ID: "storage-2", Host: "h", Port: 1, VirtualNodes: 32}); !errors.Is(err, coord.ErrNodeInUse) {
 		t.Errorf("another disk under a known id: %v", err)
 	}
