@@ -1,0 +1,60 @@
+# Everything here needs Go and nothing else; tools are pinned and come from the
+# module proxy.
+
+GO ?= go
+export CGO_ENABLED = 0
+
+STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
+GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
+BUF         = github.com/bufbuild/buf/cmd/buf@v1.75.0
+
+FUZZTIME ?= 30s
+
+.PHONY: build dev test race lint vuln golden proto fuzz sim mutants bench clean
+
+build: ## one static binary, ./coordinator
+	$(GO) build -buildvcs=true -trimpath -o coordinator .
+
+dev: build ## a whole cluster in one process, on your machine
+	./coordinator -dev
+
+test: ## every test
+	$(GO) test ./...
+
+race: ## every test under the race detector (needs a C compiler)
+	CGO_ENABLED=1 $(GO) test -race ./...
+
+lint: ## formatting, vet, staticcheck, imports
+	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "gofmt: $$unformatted"; exit 1; }
+	$(GO) vet ./...
+	$(GO) run $(STATICCHECK) ./...
+
+vuln: ## known vulnerabilities in what is used (asks the network for its database)
+	$(GO) run $(GOVULNCHECK) ./...
+
+golden: ## rewrite the expected output of the scenarios; review the diff as code
+	$(GO) test ./coord -run TestScenarios -rewrite
+
+proto: ## generate code from rpc/*pb/*.proto again
+	cd rpc && $(GO) run $(BUF) generate
+
+fuzz: ## each fuzz target for FUZZTIME
+	@set -e; for package in $$($(GO) list ./...); do \
+		for target in $$($(GO) test -list '^Fuzz' $$package | grep '^Fuzz'); do \
+			echo "$$package $$target"; \
+			$(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) $$package; \
+		done; \
+	done
+
+sim: ## the simulator, resumable: SEED=n replays one seed, RUNS=n sets how many
+	@echo "make sim: the simulator comes with a later issue" >&2; exit 1
+
+mutants: ## that the simulator finds planted bugs
+	@echo "make mutants: the simulator comes with a later issue" >&2; exit 1
+
+bench: ## the whole comparison, with ratios to a bare gRPC echo
+	@echo "make bench: the comparison comes with a later issue; micro-benchmarks: go test -bench . ./..." >&2; exit 1
+
+clean:
+	rm -f coordinator
+	$(GO) clean -testcache
