@@ -21,6 +21,9 @@ type Options struct {
 	Identity    Identity
 	Metadata    Metadata
 	Idempotency Idempotency
+	// Hints stores what replicas have missed; without it they catch up only
+	// when a read meets them.
+	Hints Hints
 	// Connect opens a storage node. It must not wait for the node to answer.
 	// The Coordinator closes what it opens.
 	Connect func(StorageNode) (Replica, error)
@@ -35,6 +38,7 @@ type Options struct {
 	// the mark of a broken clock. Default DefaultMaxClockOffset.
 	MaxClockOffset time.Duration
 
+	HintLifetime     time.Duration // default DefaultHintLifetime
 	TenantTTL        time.Duration // how long a tenant is cached; default 5 min
 	TenantCacheSize  int           // tenants; default 10,000
 	TopologyInterval time.Duration // between looks at the registered nodes; default 30 s
@@ -61,6 +65,7 @@ func (o *Options) complete() error {
 	setDefault(&o.WriteTimeout, 5*time.Second)
 	setDefault(&o.ReadTimeout, 3*time.Second)
 	setDefault(&o.MaxClockOffset, DefaultMaxClockOffset)
+	setDefault(&o.HintLifetime, DefaultHintLifetime)
 	setDefault(&o.TenantTTL, 5*time.Minute)
 	setDefault(&o.TenantCacheSize, 10_000)
 	setDefault(&o.TopologyInterval, 30*time.Second)
@@ -87,6 +92,7 @@ type Coordinator struct {
 	issuer      issuer
 	tenants     tenantCache
 	hedges      hedgeBudget
+	handoff     *handoff // nil without Options.Hints
 	view        atomic.Pointer[view]
 	reshaping   sync.Mutex // held while a view replaces another
 	origin      time.Time  // instant 0
@@ -133,6 +139,10 @@ func New(ctx context.Context, options Options) (*Coordinator, error) {
 	run, stop := context.WithCancel(context.Background())
 	c.stop = stop
 	c.background.Go(func() { c.watchTopology(run) })
+	if options.Hints != nil {
+		c.handoff = newHandoff(c, options.Hints)
+		c.background.Go(func() { c.handoff.run(run) })
+	}
 	return c, nil
 }
 
@@ -142,7 +152,6 @@ func (c *Coordinator) Close(ctx context.Context) error {
 	if c.closing.Swap(true) {
 		return nil
 	}
-	c.stop()
 	var err error
 	for c.active.Load() > 0 && err == nil {
 		select {
@@ -151,6 +160,8 @@ func (c *Coordinator) Close(ctx context.Context) error {
 			err = fmt.Errorf("%d operations were still under way: %w", c.active.Load(), ctx.Err())
 		}
 	}
+	// Operations may leave hints until they end, so the handoff goes after them.
+	c.stop()
 	close(c.retired)
 	c.background.Wait()
 	return errors.Join(err, c.view.Load().close())

@@ -27,6 +27,7 @@ type operation struct {
 	timer  *time.Timer
 
 	claimKey ClaimKey
+	began    time.Time // by the wall clock
 	started  instant
 	deadline instant
 	expires  time.Time // deadline as a wall clock time, for calls
@@ -68,6 +69,7 @@ func (c *Coordinator) acquire(kind operationKind, timeout time.Duration) *operat
 	o := c.pool.Get().(*operation)
 	o.mu.Lock()
 	o.c, o.kind, o.refs, o.wakeAt = c, kind, 1, never
+	o.began = c.options.Wall()
 	o.started = c.now()
 	o.deadline = o.started.add(timeout)
 	o.expires = c.origin.Add(time.Duration(o.deadline))
@@ -82,7 +84,7 @@ func (o *operation) place(v *view, sub *subject) {
 	for _, n := range v.ring.Replicas(nodes[:0], sub.token, min(sub.rf, maxTargets)) {
 		o.peers = append(o.peers, v.members[n])
 	}
-	rank(o.peers, o.started, down[:])
+	rank(o.peers, o.started, sub.level, down[:])
 	sub.targets = o.targetsBuf[:len(o.peers)]
 	for i, p := range o.peers {
 		sub.targets[i] = target{node: p.node.ID, down: down[i]}
@@ -165,6 +167,9 @@ func (o *operation) carryOut() {
 	o.refs += fx.n
 	if fx.store != noStep {
 		o.refs++
+	}
+	if fx.missed != 0 {
+		o.noteMissed(fx.missed)
 	}
 	if fx.answer {
 		o.noteAnswer()

@@ -72,9 +72,10 @@ type effects struct {
 	n      int
 	store  storeStep
 	answer bool // the operation's result is now known
+	missed set  // targets for which a write's version is to be hinted
 }
 
-func (fx *effects) reset() { fx.n, fx.store, fx.answer = 0, noStep, false }
+func (fx *effects) reset() { fx.n, fx.store, fx.answer, fx.missed = 0, noStep, false, 0 }
 
 func (fx *effects) call(kind CallKind, intent Intent, phase phase, target int) {
 	fx.sends[fx.n] = send{kind: kind, intent: intent, phase: phase, target: uint8(target)}

@@ -112,7 +112,7 @@ func (c *Coordinator) RemoveNode(ctx context.Context, id string, force bool) err
 // Nodes lists the registered nodes by id, with what each answers when asked now.
 func (c *Coordinator) Nodes(ctx context.Context) ([]NodeState, error) {
 	v := c.view.Load()
-	states := v.states(c.now())
+	states := c.states(v)
 	ctx, cancel := context.WithTimeout(ctx, describeTimeout)
 	defer cancel()
 	var all sync.WaitGroup
@@ -143,15 +143,20 @@ func (c *Coordinator) Status(context.Context) Status {
 		Epoch:       v.topology.Epoch,
 		StartedAt:   c.startedAt,
 		InFlight:    int(c.active.Load()),
-		Nodes:       v.states(c.now()),
+		Nodes:       c.states(v),
 	}
 }
 
-func (v *view) states(now instant) []NodeState {
+func (c *Coordinator) states(v *view) []NodeState {
+	now := c.now()
+	var ledger map[string]Debt
+	if c.handoff != nil {
+		ledger = c.handoff.ledger()
+	}
 	states := make([]NodeState, 0, len(v.topology.Nodes))
 	for _, n := range v.topology.Nodes {
 		p := v.peers[n.ID]
-		s := NodeState{StorageNode: n, Unavailable: p.replica.Unavailable(), Latency: time.Duration(p.mean.Load())}
+		s := NodeState{StorageNode: n, Unavailable: p.replica.Unavailable(), Latency: time.Duration(p.mean.Load()), Debt: ledger[n.ID]}
 		if s.Unavailable == nil && p.silent(now) {
 			s.Unavailable = fmt.Errorf("%w: no answer for %v", ErrReplicaUnavailable,
 				time.Duration(now-instant(p.answeredAt.Load())).Round(time.Millisecond))

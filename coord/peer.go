@@ -15,6 +15,7 @@ type peer struct {
 	answeredAt  atomic.Int64 // instant of its last answer, or of the first call after it was idle
 	mean        atomic.Int64 // of recent answers, nanoseconds
 	p95         atomic.Int64 // likewise, estimated
+	indebted    atomic.Bool  // it is owed hints or ranges, so it may be behind
 }
 
 const (
@@ -75,8 +76,9 @@ func (p *peer) silent(now instant) bool {
 
 // rank orders a key's peers for asking, best first, and keeps the ring's order
 // among equals so that reads spread as the keys do: unavailable ones last,
-// silent ones before them, slow ones before those.
-func rank(peers []*peer, now instant, down []error) {
+// silent ones before them, slow ones before those, and, where a single answer
+// decides (level one), those that are known to be behind.
+func rank(peers []*peer, now instant, level Level, down []error) {
 	var class [maxTargets]uint8
 	best := int64(-1)
 	for _, p := range peers {
@@ -88,8 +90,10 @@ func rank(peers []*peer, now instant, down []error) {
 		down[i] = p.replica.Unavailable()
 		switch mean := p.mean.Load(); {
 		case down[i] != nil:
-			class[i] = 3
+			class[i] = 4
 		case p.silent(now):
+			class[i] = 3
+		case level == One && p.indebted.Load():
 			class[i] = 2
 		case best > 0 && mean > slowFactor*best && mean > best+int64(slowMargin):
 			class[i] = 1

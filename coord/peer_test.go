@@ -33,7 +33,7 @@ func TestRankPrefersThoseThatAnswer(t *testing.T) {
 	}
 	peers := []*peer{dead, silent, slow, second, first}
 	var down [maxTargets]error
-	rank(peers, now, down[:])
+	rank(peers, now, Quorum, down[:])
 	// Among equals the ring's order stays: second was before first.
 	for i, want := range []*peer{second, first, slow, silent, dead} {
 		if peers[i] != want {
@@ -42,6 +42,11 @@ func TestRankPrefersThoseThatAnswer(t *testing.T) {
 	}
 	if down[4] != ErrReplicaUnavailable || down[3] != nil {
 		t.Errorf("down are %v", down[:5])
+	}
+	first.indebted.Store(true)
+	peers = []*peer{first, second}
+	if rank(peers, now, One, down[:]); peers[0] != second {
+		t.Error("a node that is owed hints is asked first at level one")
 	}
 	if h := hedgeAfter(peers, 2); h < hedgeMin || h > 10*time.Millisecond {
 		t.Errorf("hedge after %v", h)

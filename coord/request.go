@@ -59,6 +59,7 @@ type NodeState struct {
 	DiskUsedFraction float64       // 0 where the node did not say
 	Unavailable      error         // why it cannot be used now; nil where it can
 	Latency          time.Duration // recent mean of its answers, 0 where there was none
+	Debt             Debt          // what it is owed
 }
 
 // Status is what this coordinator knows of itself.

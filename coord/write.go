@@ -46,6 +46,7 @@ type write struct {
 	mintSent  bool
 	sends     inquiry
 	verdictAt instant // when a lost write stops waiting for the last refusals; 0: not lost
+	hinted    set     // targets that a hint was made for
 	duplicate bool
 
 	result WriteResult
@@ -280,6 +281,22 @@ func (w *write) sendReply(i int, held *Version, err error, now instant, fx *effe
 		w.sends.tally.ack(i)
 	}
 	w.decide(now, fx)
+	w.hint(fx)
+}
+
+// hint asks for hints for the replicas that have failed, or were not worth
+// sending to, once it is known that the version may have taken effect. They
+// count for nothing: they only help those replicas to catch up.
+func (w *write) hint(fx *effects) {
+	failed := w.sends.tally.no &^ w.hinted
+	if w.stage != writeAnswered || w.sends.asked == 0 || failed == 0 {
+		return
+	}
+	if failure := (*WriteError)(nil); errors.As(w.err, &failure) && failure.Outcome == NotApplied {
+		return
+	}
+	w.hinted |= failed
+	fx.missed |= failed
 }
 
 func (w *write) decide(now instant, fx *effects) {
@@ -329,6 +346,7 @@ func (w *write) succeed(fx *effects) {
 	}
 	w.stage = writeAnswered
 	fx.answer = true
+	w.hint(fx)
 	if w.keyed && !(w.noted == ClaimDone && w.doneAt >= w.level) {
 		fx.store = stepComplete
 	}
@@ -342,6 +360,7 @@ func (w *write) fail(outcome Outcome, err error, fx *effects) {
 	}
 	w.stage = writeAnswered
 	fx.answer = true
+	w.hint(fx)
 }
 
 // wakeAt is when the operation next wants to know the time.

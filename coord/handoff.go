@@ -1,0 +1,405 @@
+package coord
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// handoff gathers hints, stores them in groups, and replays them to nodes that
+// answer again, no faster than those can take it.
+//
+// A hint waits in memory until the group before it is stored. What is in
+// memory is bounded; beyond that a hint is given up and its range owed, which
+// comparing replicas pays later. No write waits for any of it.
+type handoff struct {
+	c     *Coordinator
+	store Hints
+	wake  chan struct{} // capacity 1: pending is not empty
+
+	mu      sync.Mutex
+	pending map[hintKey]Hint
+	bytes   int64
+	owed    map[string]*[1 << OwedRangeBits / 64]uint64 // by node; not yet stored
+
+	debts     atomic.Pointer[[]Debt] // stored ones, as they were last seen
+	replaying sync.Map               // node id -> struct{}
+	replayed  atomic.Uint64
+	lost      atomic.Uint64 // hints given up for owed ranges
+}
+
+type hintKey struct{ node, tenant, key string }
+
+const (
+	// maxPendingHints and maxPendingHintBytes bound the hints in memory.
+	maxPendingHints     = 50_000
+	maxPendingHintBytes = 64 << 20
+	// hintGroup and hintGroupBytes bound one write to the store.
+	hintGroup      = 1000
+	hintGroupBytes = 16 << 20
+
+	hintStoreTimeout = 5 * time.Second
+	hintRetryMin     = 100 * time.Millisecond
+	hintRetryMax     = 5 * time.Second
+
+	// replayInterval is how often nodes that are owed hints are looked at.
+	replayInterval = time.Second
+	// orphanAge is how old a hint is before other coordinators than its writer
+	// replay it.
+	orphanAge       = 30 * time.Second
+	replayPage      = 256
+	replayPageBytes = 4 << 20
+	replayTimeout   = 3 * time.Second
+	maxReplayWindow = 128
+)
+
+// DefaultHintLifetime is how long a hint is kept, counted from the start of
+// the write that it belongs to.
+const DefaultHintLifetime = 24 * time.Hour
+
+func newHandoff(c *Coordinator, store Hints) *handoff {
+	h := &handoff{c: c, store: store, wake: make(chan struct{}, 1),
+		pending: map[hintKey]Hint{}, owed: map[string]*[1 << OwedRangeBits / 64]uint64{}}
+	h.debts.Store(&[]Debt{})
+	return h
+}
+
+// add takes a hint in. It never blocks for longer than a map takes.
+func (h *handoff) add(hint Hint) {
+	h.mu.Lock()
+	h.admit(hint)
+	h.mu.Unlock()
+	select {
+	case h.wake <- struct{}{}:
+	default:
+	}
+}
+
+// admit keeps the newest hint for its node and key; mu is held.
+func (h *handoff) admit(hint Hint) {
+	k := hintKey{hint.Node, hint.Tenant, hint.Key}
+	old, replaces := h.pending[k]
+	if replaces && old.Version.Compare(&hint.Version.Head) >= 0 {
+		return
+	}
+	if replaces {
+		h.bytes -= old.Size()
+	}
+	if !replaces && len(h.pending) >= maxPendingHints || h.bytes+hint.Size() > maxPendingHintBytes {
+		delete(h.pending, k)
+		h.owe(hint.Node, OwedRange(hint.Token))
+		h.lost.Add(1)
+		return
+	}
+	h.pending[k] = hint
+	h.bytes += hint.Size()
+}
+
+func (h *handoff) owe(node string, r uint16) {
+	if h.owed[node] == nil {
+		h.owed[node] = new([1 << OwedRangeBits / 64]uint64)
+	}
+	h.owed[node][r/64] |= 1 << (r % 64)
+}
+
+// run stores and replays until ctx ends, and then stores what is left.
+func (h *handoff) run(ctx context.Context) {
+	tick := time.NewTicker(replayInterval)
+	defer tick.Stop()
+	var retry <-chan time.Time
+	pause := hintRetryMin
+	for {
+		select {
+		case <-ctx.Done():
+			last, cancel := context.WithTimeout(context.Background(), hintStoreTimeout)
+			defer cancel()
+			if err := h.flush(last); err != nil {
+				h.report("store hints at shutdown", err)
+			}
+			return
+		case <-tick.C:
+			h.look(ctx)
+			continue
+		case <-h.wake:
+			if retry != nil {
+				continue // the store was asked to be left alone for a moment
+			}
+		case <-retry:
+		}
+		if err := h.flush(ctx); err != nil && ctx.Err() == nil {
+			h.report("store hints", err)
+			retry = time.After(pause)
+			pause = min(2*pause, hintRetryMax)
+		} else {
+			retry, pause = nil, hintRetryMin
+		}
+	}
+}
+
+func (h *handoff) report(what string, err error) {
+	if f := h.c.events.Background; f != nil {
+		f(what, err)
+	}
+}
+
+// flush stores all pending hints and owed ranges, in groups.
+func (h *handoff) flush(ctx context.Context) error {
+	for {
+		group := h.takeGroup()
+		if len(group) == 0 {
+			return h.flushOwed(ctx)
+		}
+		bounded, cancel := context.WithTimeout(ctx, hintStoreTimeout)
+		err := h.store.PutHints(bounded, h.c.issuer.writer.ID, group)
+		cancel()
+		if err != nil {
+			h.mu.Lock()
+			for _, hint := range group {
+				h.admit(hint)
+			}
+			h.mu.Unlock()
+			return err
+		}
+	}
+}
+
+func (h *handoff) takeGroup() []Hint {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var group []Hint
+	size := int64(0)
+	for k, hint := range h.pending {
+		if len(group) == hintGroup || len(group) > 0 && size+hint.Size() > hintGroupBytes {
+			break
+		}
+		group = append(group, hint)
+		size += hint.Size()
+		delete(h.pending, k)
+		h.bytes -= hint.Size()
+	}
+	return group
+}
+
+func (h *handoff) flushOwed(ctx context.Context) error {
+	h.mu.Lock()
+	owed := h.owed
+	h.owed = map[string]*[1 << OwedRangeBits / 64]uint64{}
+	h.mu.Unlock()
+	var errs []error
+	for node, bits := range owed {
+		var ranges []uint16
+		for r := range uint16(1 << OwedRangeBits) {
+			if bits[r/64]&(1<<(r%64)) != 0 {
+				ranges = append(ranges, r)
+			}
+		}
+		bounded, cancel := context.WithTimeout(ctx, hintStoreTimeout)
+		err := h.store.Owe(bounded, node, ranges)
+		cancel()
+		if err != nil {
+			errs = append(errs, err)
+			h.mu.Lock()
+			for _, r := range ranges {
+				h.owe(node, r)
+			}
+			h.mu.Unlock()
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// look refreshes what nodes are owed and starts replays to those that answer.
+func (h *handoff) look(ctx context.Context) {
+	bounded, cancel := context.WithTimeout(ctx, hintStoreTimeout)
+	defer cancel()
+	if _, err := h.store.ExpireHints(bounded, h.c.options.Wall().Add(-h.c.options.HintLifetime), hintGroup); err != nil {
+		if ctx.Err() == nil {
+			h.report("expire hints", err)
+		}
+		return
+	}
+	debts, err := h.store.Debts(bounded)
+	if err != nil {
+		if ctx.Err() == nil {
+			h.report("read what storage nodes are owed", err)
+		}
+		return
+	}
+	h.debts.Store(&debts)
+	v := h.c.view.Load()
+	for id, p := range v.peers {
+		p.indebted.Store(slices.ContainsFunc(debts, func(d Debt) bool { return d.Node == id }))
+	}
+	for _, d := range debts {
+		p := v.peers[d.Node]
+		if d.Hints == 0 || p != nil && (p.replica.Unavailable() != nil || p.silent(h.c.now())) {
+			continue
+		}
+		if _, busy := h.replaying.LoadOrStore(d.Node, struct{}{}); busy {
+			continue
+		}
+		h.c.background.Go(func() {
+			defer h.replaying.Delete(d.Node)
+			if err := h.replay(ctx, d.Node); err != nil && ctx.Err() == nil {
+				h.report("replay hints to storage node "+d.Node, err)
+			}
+		})
+	}
+}
+
+// replay sends a node's hints until there are none left or one fails. It keeps
+// a window of calls out, which grows while answers come quickly and halves
+// when they slow down, so that recovery does not become an overload.
+func (h *handoff) replay(ctx context.Context, node string) error {
+	window := 1
+	var after *Position
+	for {
+		bounded, cancel := context.WithTimeout(ctx, hintStoreTimeout)
+		page, err := h.store.Hints(bounded, node, h.c.issuer.writer.ID, h.c.options.Wall().Add(-orphanAge), after, replayPage, replayPageBytes)
+		cancel()
+		if err != nil || len(page) == 0 {
+			return err
+		}
+		for len(page) > 0 {
+			n := min(window, len(page))
+			started := h.c.now()
+			settled, failure := h.deliver(ctx, page[:n])
+			took := time.Duration(h.c.now() - started)
+			if len(settled) > 0 {
+				h.replayed.Add(uint64(len(settled)))
+				bounded, cancel := context.WithTimeout(ctx, hintStoreTimeout)
+				err := h.store.DropHints(bounded, settled)
+				cancel()
+				if err != nil {
+					return err
+				}
+			}
+			if failure != nil {
+				return failure
+			}
+			if took > h.c.unhurried(node) {
+				window = max(window/2, 1)
+			} else {
+				window = min(2*window, maxReplayWindow)
+			}
+			last := page[n-1]
+			after = &Position{Token: last.Token, Tenant: last.Tenant, Key: last.Key}
+			page = page[n:]
+		}
+	}
+}
+
+// unhurried is how long a window of replayed calls may take at a node that is
+// not under strain.
+func (c *Coordinator) unhurried(node string) time.Duration {
+	if p := c.view.Load().peers[node]; p != nil {
+		return max(8*time.Duration(p.mean.Load()), 50*time.Millisecond)
+	}
+	return 50 * time.Millisecond
+}
+
+// deliver sends hints to the nodes that now own their keys, all at once, and
+// returns those that need not be kept. The owners are looked up now: if the
+// node has given a range away, the hint goes to those who have it.
+func (h *handoff) deliver(ctx context.Context, hints []Hint) (settled []Hint, failure error) {
+	v := h.c.view.Load()
+	out := &replayCalls{done: make(chan struct{})}
+	out.left.Store(1)
+	deadline := time.Now().Add(replayTimeout)
+	owners := make([][]*Call, len(hints))
+	for i := range hints {
+		hint := &hints[i]
+		tenant, err := h.c.tenants.get(ctx, hint.Tenant)
+		if errors.Is(err, ErrTenantNotFound) {
+			continue // its data is gone with it
+		}
+		if err != nil {
+			failure = err
+			owners[i] = []*Call{{Err: err}}
+			continue
+		}
+		var nodes [maxTargets]uint32
+		targets := v.ring.Replicas(nodes[:0], hint.Token, tenant.ReplicationFactor)
+		if at := slices.IndexFunc(targets, func(n uint32) bool { return v.members[n].node.ID == hint.Node }); at >= 0 {
+			targets = targets[at : at+1]
+		}
+		for _, n := range targets {
+			call := &Call{
+				Kind: CallApply, Intent: IntentRepair,
+				Tenant: hint.Tenant, Key: hint.Key, Token: hint.Token, Epoch: v.ring.Epoch(),
+				Version: hint.Version, Deadline: deadline, Caller: out,
+			}
+			owners[i] = append(owners[i], call)
+			out.left.Add(1)
+			v.members[n].replica.Do(call)
+		}
+	}
+	out.finish()
+	<-out.done
+	for i, calls := range owners {
+		kept := false
+		for _, call := range calls {
+			if call.Err != nil {
+				kept = true
+				failure = fmt.Errorf("hint for %s: %w", hints[i].Node, call.Err)
+			}
+		}
+		if !kept {
+			settled = append(settled, hints[i])
+		}
+	}
+	return settled, failure
+}
+
+// replayCalls waits for a set of calls.
+type replayCalls struct {
+	left atomic.Int64
+	done chan struct{}
+}
+
+func (r *replayCalls) Done(*Call) { r.finish() }
+
+func (r *replayCalls) finish() {
+	if r.left.Add(-1) == 0 {
+		close(r.done)
+	}
+}
+
+// ledger is what every node is owed, hints that wait in memory included.
+func (h *handoff) ledger() map[string]Debt {
+	ledger := map[string]Debt{}
+	for _, d := range *h.debts.Load() {
+		ledger[d.Node] = d
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, hint := range h.pending {
+		d := ledger[hint.Node]
+		d.Node = hint.Node
+		d.Hints++
+		d.Bytes += hint.Size()
+		if d.Oldest.IsZero() || hint.Since.Before(d.Oldest) {
+			d.Oldest = hint.Since
+		}
+		ledger[hint.Node] = d
+	}
+	return ledger
+}
+
+// noteMissed makes hints of the replicas that have missed a write's version.
+func (o *operation) noteMissed(missed set) {
+	if o.c.handoff == nil {
+		return
+	}
+	w := &o.write
+	for ; missed != 0; missed = missed.without(missed.first()) {
+		o.c.handoff.add(Hint{
+			Node: w.targets[missed.first()].node, Tenant: w.tenant, Key: w.key, Token: w.token,
+			Version: w.version, Since: o.began,
+		})
+	}
+}
