@@ -1,0 +1,363 @@
+package badger
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/dgraph-io/badger/v4"
+
+	"github.com/pairdb/coordinator/coord"
+	"github.com/pairdb/coordinator/ring"
+)
+
+// committer decides on applies and commits those that change something. It
+// takes all that wait as one batch, so batches grow while a commit takes its
+// time, and nothing waits for a batch to fill.
+type committer struct {
+	node   *Node
+	flight flight // the calls that wait for a commit, while it goes on
+
+	calls    []*coord.Call
+	maxCalls int
+	maxBytes int64
+
+	staged  []staged
+	byToken map[ring.Token]int // the last staged with a token, as index into staged
+	waiting []*coord.Call      // for the commit
+	answers []int              // of waiting: which of staged answers it
+	changes []change
+	buffer  []byte // of keys and records of one commit
+}
+
+// staged is what a batch makes of one key.
+type staged struct {
+	token       ring.Token
+	tenant, key string // of a call that is not finished yet
+	before      held
+	head        coord.Head // shares no memory with a call
+	value       []byte     // of a call that is not finished yet
+	ref         valueRef   // where it lies in a file
+	previous    int        // another one with the same token, -1 without
+	err         error      // why it was not committed
+}
+
+func newCommitter(n *Node) *committer {
+	return &committer{
+		node: n,
+		// A batch should fit into one transaction; where it does not, it is split.
+		maxCalls: int(max(1, n.store.db.MaxBatchCount()/4)),
+		maxBytes: n.store.db.MaxBatchSize() / 2,
+		byToken:  make(map[ring.Token]int),
+	}
+}
+
+func (c *committer) run() {
+	for {
+		c.calls = c.node.applies.take(c.calls[:0], c.maxCalls, c.maxBytes)
+		if len(c.calls) == 0 {
+			return
+		}
+		c.decide()
+		c.spill()
+		c.commit(0, len(c.staged))
+		c.finish()
+	}
+}
+
+// decide goes through the batch in order. A call that changes nothing, beyond
+// what is committed already, is answered at once.
+func (c *committer) decide() {
+	n := c.node
+	var size int
+	for _, call := range c.calls {
+		size += int(callBytes(call))
+	}
+	n.disk.spend(size)
+
+	refusal := n.refusal()
+	v, err := n.store.view()
+	if refusal == nil && err != nil {
+		refusal = fmt.Errorf("%w: %w", coord.ErrReplicaRefused, err)
+	}
+	if refusal != nil {
+		if err == nil {
+			v.release()
+		}
+		for _, call := range c.calls {
+			call.Finish(refusal)
+		}
+		return
+	}
+	defer v.release()
+	now, wall := time.Now(), n.opts.Wall()
+	for _, call := range c.calls {
+		if expired(call, now) {
+			call.Finish(errCallLate)
+		} else if err := c.decideOne(v, call, wall); err != nil {
+			call.Finish(err)
+		}
+	}
+}
+
+func (c *committer) decideOne(v view, call *coord.Call, wall time.Time) error {
+	if err := errors.Join(checkKey(call.Tenant, call.Key), checkVersion(&call.Version)); err != nil {
+		return fmt.Errorf("%w: %w", coord.ErrReplicaRefused, err)
+	}
+	at := c.find(call)
+	var before held
+	current := &before.head
+	if at >= 0 {
+		current = &c.staged[at].head
+	} else {
+		var err error
+		if before, err = c.held(v, call); err != nil {
+			return fmt.Errorf("%w: %w", coord.ErrReplicaRefused, err)
+		}
+	}
+	store, err := coord.Admit(current, &call.Version.Head, call.Intent, wall, c.node.opts.MaxClockOffset)
+	if err != nil {
+		return err
+	}
+	if !store && at < 0 {
+		call.Held = coord.Version{Head: before.head}
+		call.Finish(nil)
+		return nil
+	}
+	if at < 0 {
+		at = c.stage(call, before)
+	}
+	if s := &c.staged[at]; store {
+		s.head = c.own(&call.Version.Head)
+		s.value = call.Version.Value
+	}
+	c.waiting = append(c.waiting, call)
+	c.answers = append(c.answers, at)
+	return nil
+}
+
+// held is what is committed for a call's key. Only the committer commits, so
+// it is true until the committer's next commit.
+func (c *committer) held(v view, call *coord.Call) (held, error) {
+	if h, ok := c.node.heads.get(call.Token, call.Tenant, call.Key); ok {
+		return h, nil
+	}
+	key := appendKey(c.buffer[:0], nsRecord, call.Token, call.Tenant, call.Key)
+	c.buffer = key
+	rec, err := c.node.loadRecord(v, key, false)
+	if err != nil {
+		return held{}, fmt.Errorf("read %s: %w", describeKey(key), err)
+	}
+	return rec.held(), nil
+}
+
+func (c *committer) find(call *coord.Call) int {
+	at, ok := c.byToken[call.Token]
+	if !ok {
+		return -1
+	}
+	for at >= 0 && (c.staged[at].key != call.Key || c.staged[at].tenant != call.Tenant) {
+		at = c.staged[at].previous
+	}
+	return at
+}
+
+func (c *committer) stage(call *coord.Call, before held) int {
+	previous, ok := c.byToken[call.Token]
+	if !ok {
+		previous = -1
+	}
+	at := len(c.staged)
+	c.staged = append(c.staged, staged{
+		token: call.Token, tenant: call.Tenant, key: call.Key, before: before, previous: previous,
+	})
+	c.byToken[call.Token] = at
+	return at
+}
+
+// own copies a head, so that the cache keeps nothing of a call.
+func (c *committer) own(h *coord.Head) coord.Head {
+	copied := *h
+	copied.Writer.ID = c.node.interned.string(h.Writer.ID)
+	copied.Clock = slices.Clone(h.Clock)
+	for i := range copied.Clock {
+		copied.Clock[i].ID = c.node.interned.string(copied.Clock[i].ID)
+	}
+	return copied
+}
+
+// spill writes the large values of the batch into files. A version whose value
+// cannot be written is refused.
+func (c *committer) spill() {
+	n := c.node
+	wrote := false
+	for i := range c.staged {
+		s := &c.staged[i]
+		if len(s.value) <= fileBytes {
+			continue
+		}
+		wrote = true
+		if s.ref, s.err = n.values.write(s.value); s.err != nil {
+			s.err = refuse(s.err)
+		}
+	}
+	if !wrote {
+		return
+	}
+	if err := n.values.syncDir(); err != nil {
+		for i := range c.staged {
+			if s := &c.staged[i]; s.ref.file != 0 && s.err == nil {
+				s.err = refuse(err)
+				n.warn(n.values.remove(s.ref.file))
+			}
+		}
+	}
+}
+
+// refuse marks an error before which nothing was changed.
+func refuse(err error) error {
+	if isFull(err) {
+		return fmt.Errorf("%w: %w", coord.ErrDiskFull, err)
+	}
+	return fmt.Errorf("%w: %w", coord.ErrReplicaRefused, err)
+}
+
+// commit writes staged[from:to] in one transaction or, where that is too big,
+// in as few as will do.
+func (c *committer) commit(from, to int) {
+	if from == to {
+		return
+	}
+	n := c.node
+	batch := c.staged[from:to]
+	created := c.fill(batch)
+	if len(c.changes) == 0 {
+		return
+	}
+	if len(batch) == len(c.staged) {
+		// All that is needed of the calls in flight has been copied.
+		c.flight.set(c.waiting)
+	}
+	err := n.store.commit(c.changes, func(at uint64) {
+		for i := range batch {
+			if s := &batch[i]; s.err == nil {
+				n.heads.stage(s.token, s.tenant, s.key, s.before, s.after(), at)
+			}
+		}
+	})
+	c.flight.set(nil)
+	if err == nil {
+		n.keys.Add(created)
+		for i := range batch {
+			if s := &batch[i]; s.err == nil && s.before.file != 0 {
+				n.warn(n.values.remove(s.before.file))
+			}
+		}
+		return
+	}
+	for i := range batch {
+		s := &batch[i]
+		n.heads.unstage(s.token, s.tenant, s.key)
+	}
+	tooBig := errors.Is(err, badger.ErrTxnTooBig)
+	if tooBig && len(batch) > 1 {
+		middle := from + len(batch)/2
+		c.commit(from, middle)
+		c.commit(middle, to)
+		return
+	}
+	kind := coord.ErrReplicaUnavailable
+	if tooBig {
+		kind = coord.ErrReplicaRefused
+	}
+	err = fmt.Errorf("%w: %w", kind, err)
+	for i := range batch {
+		s := &batch[i]
+		if s.err != nil {
+			continue
+		}
+		s.err = err
+		if s.ref.file != 0 {
+			n.values.suspect(s.ref.file)
+		}
+	}
+}
+
+func (s *staged) separate() bool { return len(s.value) > inlineBytes && len(s.value) <= fileBytes }
+
+func (s *staged) after() held { return held{head: s.head, separate: s.separate(), file: s.ref.file} }
+
+// fill makes the changes of a batch, and tells how many keys it creates.
+func (c *committer) fill(batch []staged) (created int64) {
+	c.changes, c.buffer = c.changes[:0], c.buffer[:0]
+	for i := range batch {
+		s := &batch[i]
+		if s.err != nil {
+			continue
+		}
+		if !s.before.head.Exists() {
+			created++
+		}
+		key := c.key(nsRecord, s)
+		start := len(c.buffer)
+		c.buffer = appendRecord(c.buffer, &s.head, s.value, s.ref)
+		c.changes = append(c.changes, change{key: key, value: c.buffer[start:]})
+		switch {
+		case s.separate():
+			key, start := c.key(nsValue, s), len(c.buffer)
+			c.buffer = append(c.buffer, s.value...)
+			c.changes = append(c.changes, change{key: key, value: c.buffer[start:]})
+		case s.before.separate:
+			c.changes = append(c.changes, change{key: c.key(nsValue, s), remove: true})
+		}
+		if s.ref.file != 0 {
+			c.changes = append(c.changes, change{key: appendFileKey(nil, s.ref.file), value: []byte{1}})
+		}
+		if s.before.file != 0 {
+			c.changes = append(c.changes, change{key: appendFileKey(nil, s.before.file), remove: true})
+		}
+	}
+	if created > 0 {
+		count := binary.BigEndian.AppendUint64(nil, uint64(c.node.keys.Load()+created))
+		c.changes = append(c.changes, change{key: []byte(countKey), value: count})
+	}
+	return created
+}
+
+// key makes a key in the buffer. Where the buffer grows, what was made before
+// stays in the old one.
+func (c *committer) key(ns byte, s *staged) []byte {
+	start := len(c.buffer)
+	c.buffer = appendKey(c.buffer, ns, s.token, s.tenant, s.key)
+	return c.buffer[start:len(c.buffer):len(c.buffer)]
+}
+
+// keepBuffer is the size up to which a buffer is kept for the next batch.
+const keepBuffer = 1 << 20
+
+// finish answers the calls that waited for the commit, and forgets the batch.
+func (c *committer) finish() {
+	c.flight.set(c.waiting)
+	for i, at := range c.answers {
+		call := c.flight.take(i)
+		if call == nil {
+			continue
+		}
+		s := &c.staged[at]
+		if s.err == nil {
+			call.Held = coord.Version{Head: s.head}
+		}
+		call.Finish(s.err)
+	}
+	c.flight.set(nil)
+	clear(c.calls)
+	clear(c.staged)
+	clear(c.changes)
+	clear(c.byToken)
+	c.staged, c.waiting, c.answers = c.staged[:0], c.waiting[:0], c.answers[:0]
+	if cap(c.buffer) > keepBuffer {
+		c.buffer = nil
+	}
+}

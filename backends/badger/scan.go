@@ -1,0 +1,93 @@
+package badger
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/dgraph-io/badger/v4"
+
+	"github.com/pairdb/coordinator/coord"
+)
+
+// One page of a scan looks at no more than so many keys, of any tenant, and
+// holds no more than so many bytes of keys and clocks.
+const (
+	maxScanVisits = 16 << 10
+	maxScanBytes  = 4 << 20
+)
+
+// Scan implements coord.Replica.
+func (n *Node) Scan(ctx context.Context, req coord.ScanRequest) (coord.ScanPage, error) {
+	fail := func(err error) (coord.ScanPage, error) {
+		return coord.ScanPage{}, fmt.Errorf("%w: scan tenant %q: %w", coord.ErrReplicaUnavailable, req.Tenant, err)
+	}
+	if req.Limit < 1 || req.Limit > coord.MaxScanPage {
+		return coord.ScanPage{}, fmt.Errorf("%w: scan tenant %q: %w: limit %d, want 1 to %d",
+			coord.ErrReplicaRefused, req.Tenant, coord.ErrInvalidRequest, req.Limit, coord.MaxScanPage)
+	}
+	select {
+	case n.scans <- struct{}{}:
+		defer func() { <-n.scans }()
+	case <-ctx.Done():
+		return fail(ctx.Err())
+	}
+	v, err := n.store.view()
+	if err != nil {
+		return fail(err)
+	}
+	defer v.release()
+
+	opts := badger.DefaultIteratorOptions
+	opts.PrefetchValues = false
+	opts.Prefix = []byte{nsRecord}
+	it := v.txn.NewIterator(opts)
+	defer it.Close()
+	if req.After == nil {
+		it.Rewind()
+	} else {
+		// No key lies between a key and the same with a NUL behind it.
+		after := appendKey(nil, nsRecord, req.After.Token, req.After.Tenant, req.After.Key)
+		it.Seek(append(after, 0))
+	}
+
+	var page coord.ScanPage
+	bytes := 0
+	for visits := 0; it.Valid(); it.Next() {
+		token, tenant, key, err := splitKey(it.Item().Key())
+		if err != nil {
+			return fail(err)
+		}
+		matches := string(tenant) == req.Tenant && strings.HasPrefix(string(key), req.Prefix)
+		position := coord.Position{Token: token}
+		visits++
+		full := len(page.Items) == req.Limit || bytes > maxScanBytes
+		if matches || full || visits == maxScanVisits {
+			position.Tenant, position.Key = string(tenant), string(key)
+		}
+		if full {
+			page.Next = &page.Items[len(page.Items)-1].Position
+			return page, nil
+		}
+		if matches {
+			item := coord.ScanItem{Position: position}
+			if err := it.Item().Value(func(b []byte) error {
+				rec, err := decodeRecord(b, n.interned.bytes)
+				item.Head = rec.head
+				return err
+			}); err != nil {
+				return fail(fmt.Errorf("read %s: %w", describeKey(it.Item().Key()), err))
+			}
+			page.Items = append(page.Items, item)
+			bytes += len(position.Key) + 64*(1+len(item.Head.Clock))
+		}
+		if visits == maxScanVisits {
+			page.Next = &position
+			return page, nil
+		}
+		if visits%256 == 0 && ctx.Err() != nil {
+			return fail(ctx.Err())
+		}
+	}
+	return page, nil
+}

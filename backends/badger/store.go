@@ -1,0 +1,339 @@
+package badger
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+
+	"github.com/dgraph-io/badger/v4"
+	"github.com/gofrs/flock"
+	"github.com/google/uuid"
+)
+
+// ErrInUse is returned, wrapped with the directory, where another process or
+// another store of this one has the data directory open.
+var ErrInUse = errors.New("data directory is in use")
+
+var errClosed = errors.New("store is closed")
+
+// Namespaces are the first byte of every key.
+const (
+	nsMeta   = 'm'
+	nsRecord = 'r' // head, and the value where it is small
+	nsValue  = 'v' // a value too big to lie beside its head
+	nsFile   = 'f' // marks a value file as referred to
+	nsClaim  = 'c'
+)
+
+const (
+	identityKey = string(nsMeta) + "identity"
+	countKey    = string(nsMeta) + "keys"
+)
+
+// identity is what a data directory says of itself.
+type identity struct {
+	Format int    `json:"format"`
+	Kind   string `json:"kind"`
+	ID     string `json:"id,omitempty"`
+	UUID   string `json:"uuid"`
+}
+
+const (
+	identityFormat = 1
+	kindNode       = "storage node"
+	kindClaims     = "idempotency claims"
+)
+
+// store is one Badger database with one writer. Commit must be called by one
+// goroutine at a time; everything else is safe for concurrent use.
+type store struct {
+	dir  string
+	opts badger.Options
+	lock *flock.Flock
+
+	// gate is held shared by whoever uses db, and exclusively to replace it.
+	gate sync.RWMutex
+	db   *badger.DB // nil once closed, or after a reopening that failed
+	// fault is why nothing more may be written to db, or read from it: a
+	// commit failed half way. Badger's logs may end in a hole, behind which
+	// entries would be lost at the next opening; reopening cuts that off.
+	fault atomic.Pointer[error]
+
+	// committed is the timestamp of the last finished commit, the snapshot
+	// that readers take. Storing it is what makes a commit visible.
+	committed atomic.Uint64
+
+	mu     sync.Mutex
+	active map[uint64]int // snapshots in use, and by how many
+
+	commitFault func() error // of tests
+}
+
+// openStore opens or makes the store in dir and locks the directory. A
+// directory of another kind or id is refused.
+func openStore(dir string, opts badger.Options, warn func(string), want identity) (*store, identity, error) {
+	fail := func(err error) (*store, identity, error) { return nil, identity{}, err }
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fail(fmt.Errorf("make data directory: %w", err))
+	}
+	lock := flock.New(filepath.Join(dir, "in-use"))
+	locked, err := lock.TryLock()
+	if err != nil {
+		return fail(fmt.Errorf("lock data directory %s: %w", dir, err))
+	}
+	if !locked {
+		return fail(fmt.Errorf("%w: %s", ErrInUse, dir))
+	}
+	s := &store{
+		dir: dir, opts: opts.WithLogger(badgerLog{warn}), lock: lock, active: make(map[uint64]int),
+	}
+	if s.db, err = badger.OpenManaged(s.opts); err != nil {
+		_ = lock.Unlock()
+		return fail(fmt.Errorf("open data directory %s: %w", dir, err))
+	}
+	s.committed.Store(s.db.MaxVersion())
+	have, err := s.identify(want)
+	if err != nil {
+		_ = s.close()
+		return fail(fmt.Errorf("open data directory %s: %w", dir, err))
+	}
+	return s, have, nil
+}
+
+// identify reads the directory's identity and compares it, or gives it one.
+func (s *store) identify(want identity) (identity, error) {
+	view, err := s.view()
+	if err != nil {
+		return identity{}, err
+	}
+	text, err := view.get([]byte(identityKey))
+	view.release()
+	if err != nil {
+		return identity{}, fmt.Errorf("read identity: %w", err)
+	}
+	if text == nil {
+		if s.committed.Load() > 0 {
+			return identity{}, errors.New("it holds a Badger database that is not a store of PairDB")
+		}
+		fresh := identity{Format: identityFormat, Kind: want.Kind, ID: want.ID, UUID: uuid.NewString()}
+		if text, err = json.Marshal(fresh); err != nil {
+			return identity{}, fmt.Errorf("write identity: %w", err)
+		}
+		if err = s.commit([]change{{key: []byte(identityKey), value: text}}, nil); err != nil {
+			return identity{}, fmt.Errorf("write identity: %w", err)
+		}
+		if err = s.db.Sync(); err != nil {
+			return identity{}, fmt.Errorf("sync identity: %w", err)
+		}
+		return fresh, nil
+	}
+	var have identity
+	if err := json.Unmarshal(text, &have); err != nil {
+		return identity{}, fmt.Errorf("read identity: %w", err)
+	}
+	switch {
+	case have.Format != identityFormat:
+		return identity{}, fmt.Errorf("its format is %d, this release knows format %d", have.Format, identityFormat)
+	case have.Kind != want.Kind:
+		return identity{}, fmt.Errorf("it holds a store of %s, not of %s", have.Kind, want.Kind)
+	case have.ID != want.ID:
+		return identity{}, fmt.Errorf("it belongs to node %q, not to %q", have.ID, want.ID)
+	}
+	return have, nil
+}
+
+// usable tells why db cannot be used now. The caller holds the gate.
+func (s *store) usable() error {
+	if fault := s.fault.Load(); fault != nil {
+		return *fault
+	}
+	if s.db == nil {
+		return errClosed
+	}
+	return nil
+}
+
+// view is a snapshot that is being read.
+type view struct {
+	store *store
+	txn   *badger.Txn
+	at    uint64
+	inner bool // the gate is held by another view
+}
+
+// view takes a snapshot of what is committed. It must be released soon: it
+// holds up the collection of old versions, and the reopening of the store.
+func (s *store) view() (view, error) {
+	s.gate.RLock()
+	if err := s.usable(); err != nil {
+		s.gate.RUnlock()
+		return view{}, err
+	}
+	return s.snapshot(false), nil
+}
+
+// again is a newer snapshot, to be released before v is.
+func (v view) again() view { return v.store.snapshot(true) }
+
+func (s *store) snapshot(inner bool) view {
+	s.mu.Lock()
+	at := s.committed.Load()
+	s.active[at]++
+	s.mu.Unlock()
+	return view{s, s.db.NewTransactionAt(at, false), at, inner}
+}
+
+func (v view) release() {
+	v.txn.Discard()
+	s := v.store
+	s.mu.Lock()
+	if s.active[v.at]--; s.active[v.at] == 0 {
+		delete(s.active, v.at)
+	}
+	s.mu.Unlock()
+	if !v.inner {
+		s.gate.RUnlock()
+	}
+}
+
+// get is a copy of the value under key, nil where there is none.
+func (v view) get(key []byte) ([]byte, error) {
+	item, err := v.txn.Get(key)
+	if errors.Is(err, badger.ErrKeyNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	value, err := item.ValueCopy(nil)
+	if value == nil && err == nil {
+		value = []byte{}
+	}
+	return value, err
+}
+
+// change is one entry of a transaction: a value for key, or none.
+type change struct {
+	key     []byte
+	value   []byte
+	remove  bool
+	expires uint64 // Unix seconds after which Badger may drop the entry; 0: never
+}
+
+// commit writes changes in one transaction, durably, and then makes them
+// visible. It keeps none of the slices. Before, unless nil, is called with the
+// transaction's timestamp when nothing but the commit itself is left to do.
+//
+// badger.ErrTxnTooBig means that nothing was written. Any other error leaves
+// it open what was, and makes the store unusable until it is reopened.
+func (s *store) commit(changes []change, before func(at uint64)) error {
+	s.gate.RLock()
+	defer s.gate.RUnlock()
+	if err := s.usable(); err != nil {
+		return err
+	}
+	at := s.committed.Load() + 1
+	txn := s.db.NewTransactionAt(at-1, true)
+	defer txn.Discard()
+	entries := make([]badger.Entry, len(changes))
+	for i, c := range changes {
+		if c.remove {
+			if err := txn.Delete(c.key); err != nil {
+				return err
+			}
+			continue
+		}
+		entries[i] = badger.Entry{Key: c.key, Value: c.value, ExpiresAt: c.expires}
+		if err := txn.SetEntry(&entries[i]); err != nil {
+			return err
+		}
+	}
+	if before != nil {
+		before(at)
+	}
+	err := s.commitAt(txn, at)
+	if err == nil {
+		s.committed.Store(at)
+		return nil
+	}
+	if !errors.Is(err, badger.ErrTxnTooBig) {
+		err = fmt.Errorf("commit to %s: %w", s.dir, err)
+		s.fault.Store(&err)
+	}
+	return err
+}
+
+func (s *store) commitAt(txn *badger.Txn, at uint64) error {
+	if s.commitFault != nil {
+		if err := s.commitFault(); err != nil {
+			return err
+		}
+	}
+	return txn.CommitAt(at, nil)
+}
+
+// reopen closes the faulty database and opens it again, which drops what the
+// failed commit left behind, or keeps all of it. Reset is called with the new
+// state while nobody else uses the store.
+func (s *store) reopen(reset func(view) error) error {
+	s.gate.Lock()
+	defer s.gate.Unlock()
+	if s.fault.Load() == nil {
+		return nil
+	}
+	if s.db != nil {
+		_ = s.db.Close() // what it could not write is what made it faulty
+		s.db = nil
+	}
+	db, err := badger.OpenManaged(s.opts)
+	if err != nil {
+		return fmt.Errorf("reopen data directory %s: %w", s.dir, err)
+	}
+	s.db = db
+	s.committed.Store(db.MaxVersion())
+	now := s.snapshot(true)
+	defer now.release()
+	if err := reset(now); err != nil {
+		return fmt.Errorf("reopen data directory %s: %w", s.dir, err)
+	}
+	s.fault.Store(nil)
+	return nil
+}
+
+// forget lets Badger drop the versions that no snapshot can see any more.
+func (s *store) forget() {
+	s.gate.RLock()
+	defer s.gate.RUnlock()
+	if s.usable() != nil {
+		return
+	}
+	s.mu.Lock()
+	oldest := s.committed.Load()
+	for at := range s.active {
+		oldest = min(oldest, at)
+	}
+	s.mu.Unlock()
+	s.db.SetDiscardTs(oldest)
+}
+
+// close waits for whoever uses the store.
+func (s *store) close() error {
+	s.gate.Lock()
+	defer s.gate.Unlock()
+	var err error
+	if s.db != nil {
+		err = s.db.Close()
+		s.db = nil
+	}
+	if unlockErr := s.lock.Unlock(); err == nil {
+		err = unlockErr
+	}
+	if err != nil {
+		return fmt.Errorf("close data directory %s: %w", s.dir, err)
+	}
+	return nil
+}

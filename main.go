@@ -1,0 +1,646 @@
+// Coordinator is PairDB's coordinator, its storage node and its command-line
+// client in one binary. This file wires processes together and nothing else.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"google.golang.org/grpc/codes"
+
+	"github.com/pairdb/coordinator/backends/badger"
+	"github.com/pairdb/coordinator/backends/sqlite"
+	"github.com/pairdb/coordinator/coord"
+	"github.com/pairdb/coordinator/ops/build"
+	"github.com/pairdb/coordinator/ops/cli"
+	"github.com/pairdb/coordinator/ops/config"
+	"github.com/pairdb/coordinator/ops/health"
+	"github.com/pairdb/coordinator/ops/httpd"
+	"github.com/pairdb/coordinator/ops/logging"
+	"github.com/pairdb/coordinator/ops/metrics"
+	"github.com/pairdb/coordinator/rpc"
+)
+
+// Exit codes of a process that serves; those of client commands are cli's.
+const (
+	exitOK     = 0
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+func main() {
+	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
+}
+
+func run(args []string, stdout, stderr io.Writer) int {
+	// Nothing is served yet: the first signal begins the drain, and giving it
+	// back to the system then lets a second one end the process at once.
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop)
+	defer stop()
+	var err error
+	switch {
+	case len(args) > 0 && args[0] == "validate":
+		err = runValidate(args[1:], stdout, stderr)
+	case len(args) > 0 && args[0] == "storage":
+		err = runStorage(ctx, args[1:], stderr)
+	case len(args) == 0 || args[0] == "" || args[0][0] != '-':
+		return cli.Run(ctx, args, environment(stdout, stderr))
+	default:
+		err = runCoordinator(ctx, args, stdout, stderr)
+	}
+	switch {
+	case err == nil || errors.Is(err, flag.ErrHelp):
+		return exitOK
+	case errors.Is(err, errUsage):
+		return exitUsage
+	}
+	fmt.Fprintln(stderr, err)
+	return exitFailed
+}
+
+func environment(stdout, stderr io.Writer) cli.Env {
+	return cli.Env{
+		Stdin: os.Stdin, Stdout: stdout, Stderr: stderr, Getenv: os.Getenv,
+		IsTerminal: isTerminal(os.Stderr), Version: build.Version(), Commit: build.Commit(),
+	}
+}
+
+// isTerminal tells whether progress can be drawn on f.
+func isTerminal(f *os.File) bool {
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
+}
+
+// errUsage marks a command line that was refused; why was printed already.
+var errUsage = errors.New("wrong usage")
+
+func parse(flags *flag.FlagSet, args []string) error {
+	if err := flags.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return err
+		}
+		return fmt.Errorf("%w: %w", errUsage, err)
+	}
+	if flags.NArg() > 0 {
+		fmt.Fprintf(flags.Output(), "unexpected argument %q\n", flags.Arg(0))
+		flags.Usage()
+		return errUsage
+	}
+	return nil
+}
+
+func newFlags(name, usage string, stderr io.Writer) *flag.FlagSet {
+	flags := flag.NewFlagSet(name, flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	flags.Usage = func() {
+		fmt.Fprintf(stderr, "Usage: %s\n\n", usage)
+		flags.PrintDefaults()
+	}
+	return flags
+}
+
+func runValidate(args []string, stdout, stderr io.Writer) error {
+	flags := newFlags("validate", "coordinator validate FILE", stderr)
+	if err := flags.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return err
+		}
+		return errUsage
+	}
+	if flags.NArg() != 1 {
+		flags.Usage()
+		return errUsage
+	}
+	if _, err := config.Load(config.Source{Path: flags.Arg(0), Env: os.LookupEnv}); err != nil {
+		return err
+	}
+	fmt.Fprintf(stdout, "%s: valid\n", flags.Arg(0))
+	return nil
+}
+
+func runCoordinator(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	flags := newFlags("coordinator", `coordinator -dev | -config FILE [flags]
+       coordinator storage -id ID -listen ADDR -data DIR [flags]
+       coordinator COMMAND [flags]      (coordinator help lists the commands)`, stderr)
+	source := config.Source{Env: os.LookupEnv}
+	flags.BoolVar(&source.Dev, "dev", false, "run everything in this process, with nothing else needed")
+	flags.StringVar(&source.Path, "config", "", "configuration `FILE` (HCL)")
+	flags.StringVar(&source.Flags.DataDir, "data", "", "keep the data in `DIR`; with -dev the default is a temporary directory")
+	flags.StringVar(&source.Flags.Listen, "listen", "", "gRPC `ADDR`ess, HOST:PORT; port 0 takes a free one")
+	flags.StringVar(&source.Flags.OpsListen, "ops-listen", "", "`ADDR`ess of health and metrics, HOST:PORT")
+	flags.StringVar(&source.Flags.NodeID, "node-id", "", "this coordinator's `ID`, unique among those that share data")
+	flags.StringVar(&source.Flags.LogLevel, "log-level", "", "`LEVEL`: trace, debug, info, warn or error")
+	flags.StringVar(&source.Flags.LogFormat, "log-format", "", "`FORMAT`: json or text")
+	if err := parse(flags, args); err != nil {
+		return err
+	}
+	if !source.Dev && source.Path == "" {
+		fmt.Fprintln(stderr, "either -dev or -config FILE is needed")
+		flags.Usage()
+		return errUsage
+	}
+	cfg, err := config.Load(source)
+	if err != nil {
+		return err
+	}
+	log, err := logging.New(logging.Options{Level: cfg.Logging.Level, Format: cfg.Logging.Format, Output: stderr})
+	if err != nil {
+		return err
+	}
+	if source.Dev && cfg.DataDir == "" {
+		dir, err := os.MkdirTemp("", "coordinator-dev-")
+		if err != nil {
+			return fmt.Errorf("make a temporary data directory: %w", err)
+		}
+		defer os.RemoveAll(dir)
+		cfg = cfg.InDataDir(dir)
+	}
+	for _, warning := range cfg.Warnings {
+		log.Warn(warning)
+	}
+	return serve(ctx, cfg, source.Dev, log, stdout)
+}
+
+// serve runs a coordinator until ctx ends. What it opens it closes in the
+// opposite order: requests end before the engine, whose operations in the
+// background end before the stores that they use.
+func serve(ctx context.Context, cfg *config.Config, dev bool, log hclog.Logger, stdout io.Writer) (err error) {
+	closing := func(what string, close func() error) {
+		if failure := close(); failure != nil {
+			err = errors.Join(err, fmt.Errorf("close %s: %w", what, failure))
+		}
+	}
+	grpcListener, err := listen(cfg.Server.Listen, "-listen")
+	if err != nil {
+		return err
+	}
+	defer grpcListener.Close()
+	opsListener, err := listen(cfg.Metrics.Listen, "-ops-listen")
+	if err != nil {
+		return err
+	}
+	defer opsListener.Close()
+
+	alive := health.New()
+	measured := metrics.New(build.Version(), build.Commit())
+	ops := httpd.Options{
+		Title: "PairDB coordinator " + cfg.NodeID,
+		Live:  alive.ServeLive, Ready: alive.ServeReady,
+		PProf:    cfg.Metrics.PProf,
+		ErrorLog: log.Named("http").StandardLogger(&hclog.StandardLoggerOptions{ForceLevel: hclog.Debug}),
+	}
+	if cfg.Metrics.Enabled {
+		ops.Metrics, ops.MetricsPath = measured, cfg.Metrics.Path
+	}
+	opsServer := httpd.New(ops)
+	failed := make(chan error, 2)
+	go func() { failed <- opsServer.Serve(opsListener) }()
+	defer closing("ops server", func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		return opsServer.Shutdown(ctx)
+	})
+
+	stores, err := openStores(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	defer closing("stores", stores.close)
+	alive.Check("metadata", stores.metadata.Ping)
+	alive.Check("idempotency", stores.idempotency.Ping)
+	nodes, err := openEmbedded(cfg, !dev, log)
+	if err != nil {
+		return err
+	}
+	defer closing("embedded storage nodes", nodes.close)
+	alive.Opened()
+
+	engine, err := coord.New(ctx, coord.Options{
+		Identity:         stores.identity,
+		Metadata:         stores.metadata,
+		Idempotency:      stores.idempotency,
+		Hints:            stores.hints,
+		Connect:          nodes.connect,
+		DefaultLevel:     cfg.Consistency.DefaultLevel,
+		WriteTimeout:     cfg.Consistency.WriteTimeout,
+		ReadTimeout:      cfg.Consistency.ReadTimeout,
+		AwaitRepair:      !cfg.Consistency.RepairAsync,
+		TenantTTL:        cfg.Cache.TenantConfigTTL,
+		TenantCacheSize:  cfg.Cache.MaxSize,
+		TopologyInterval: cfg.HashRing.UpdateInterval,
+		Events:           events(measured, log),
+	})
+	if err != nil {
+		return err
+	}
+	defer closing("engine", func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), cfg.Server.ShutdownTimeout)
+		defer cancel()
+		return engine.Close(ctx)
+	})
+	measured.ReportStatus(func() coord.Status { return engine.Status(context.Background()) })
+	if err := register(ctx, engine, nodes, cfg, dev, log); err != nil {
+		return err
+	}
+	alive.RingLoaded()
+
+	requests := logging.NewRequests(log)
+	server, err := rpc.NewServer(rpc.Options{
+		Engine:         engine,
+		Version:        build.Version(),
+		DefaultLevel:   cfg.Consistency.DefaultLevel,
+		MaxValue:       cfg.Limits.MaxValueBytes,
+		ReadTimeout:    cfg.Server.ReadTimeout,
+		WriteTimeout:   cfg.Server.WriteTimeout,
+		MaxConnections: cfg.Server.MaxConnections,
+		Observe: func(c rpc.Call) {
+			measured.Request(c.Method, c.Code, c.Took)
+			requests.Log(logging.Request{
+				Tenant: c.Tenant, Key: c.Key, Operation: c.Operation, Code: c.Code.String(),
+				Fault: isFault(c.Code), Took: c.Took, Err: c.Err, ID: c.RequestID,
+			})
+		},
+	})
+	if err != nil {
+		return err
+	}
+	measured.Counter("coordinator_connections_refused_total", "Client connections closed for being beyond max_connections.",
+		func() uint64 { return uint64(server.RefusedConnections()) })
+	go func() { failed <- server.Serve(grpcListener) }()
+	log.Info("serving", "node_id", cfg.NodeID, "grpc", grpcListener.Addr().String(), "ops", opsListener.Addr().String(), "version", build.Version())
+	if dev {
+		banner(stdout, grpcListener.Addr().String(), opsListener.Addr().String(), cfg.DataDir)
+	}
+
+	select {
+	case <-ctx.Done():
+	case err = <-failed:
+	}
+	alive.Draining()
+	log.Info("draining", "timeout", cfg.Server.ShutdownTimeout.String())
+	grace, cancel := context.WithTimeout(context.Background(), cfg.Server.ShutdownTimeout)
+	defer cancel()
+	return errors.Join(err, server.Stop(grace))
+}
+
+// isFault tells failures of the service from those of the request.
+func isFault(c codes.Code) bool {
+	switch c {
+	case codes.Unavailable, codes.Internal, codes.Unknown, codes.DeadlineExceeded, codes.ResourceExhausted, codes.DataLoss:
+		return true
+	}
+	return false
+}
+
+// listen opens an address. The error of one that is taken names the flag that
+// changes it.
+func listen(address, flag string) (net.Listener, error) {
+	l, err := net.Listen("tcp", address)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return nil, fmt.Errorf("address %s is in use; choose another with %s HOST:PORT", address, flag)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s (%s): %w", address, flag, err)
+	}
+	return l, nil
+}
+
+// defaultAddress is where the command line looks for a coordinator.
+const defaultAddress = "127.0.0.1:50051"
+
+func banner(w io.Writer, grpc, ops, dir string) {
+	target := ""
+	if grpc != defaultAddress {
+		target = " -addr " + grpc
+	}
+	fmt.Fprintf(w, `grpc %s
+ops http://%s
+data %s
+
+Try:
+  %[4]s put%[5]s greeting hello
+  %[4]s get%[5]s greeting
+  %[4]s status%[5]s
+`, grpc, ops, dir, os.Args[0], target)
+}
+
+// events are the engine's, counted and, where they matter to an operator, logged.
+func events(measured *metrics.Set, log hclog.Logger) coord.Events {
+	e := measured.Events()
+	count := e.Conflict
+	e.Conflict = func(tenant, key string, winner, loser coord.Head) {
+		count(tenant, key, winner, loser)
+		if log.IsDebug() {
+			log.Debug("conflict", "tenant_id", tenant, "key", key, "winner", winner.String(), "loser", loser.String())
+		}
+	}
+	e.Background = func(what string, err error) { log.Warn("background work failed", "what", what, "error", err) }
+	return e
+}
+
+// stores are the backends that the configuration names.
+type stores struct {
+	metadata    coord.Metadata
+	idempotency coord.Idempotency
+	hints       coord.Hints
+	identity    coord.Identity
+}
+
+// identityPatience is how long a start waits for a process that holds the same
+// node id: its predecessor may be about to end.
+const identityPatience = 10 * time.Second
+
+func openStores(ctx context.Context, cfg *config.Config) (s *stores, err error) {
+	s = &stores{}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.close())
+		}
+	}()
+	switch {
+	case cfg.Metadata.SQLite != nil:
+		store, err := sqlite.Open(ctx, sqlite.Options{Path: cfg.Metadata.SQLite.Path})
+		if err != nil {
+			return s, fmt.Errorf("open metadata: %w", err)
+		}
+		s.metadata = store
+	default:
+		return s, errors.New(`metadata "postgres" is not supported by this release yet`)
+	}
+	patience, cancel := context.WithTimeout(ctx, identityPatience)
+	defer cancel()
+	if s.identity, err = s.metadata.AcquireIdentity(patience, cfg.NodeID); err != nil {
+		return s, fmt.Errorf("take node id %q (-node-id): %w", cfg.NodeID, err)
+	}
+	switch {
+	case cfg.Idempotency.Badger != nil:
+		claims, err := badger.OpenClaims(badger.ClaimsOptions{Dir: cfg.Idempotency.Badger.Path, TTL: cfg.Idempotency.TTL, Sync: true})
+		if err != nil {
+			return s, fmt.Errorf("open idempotency store: %w", err)
+		}
+		s.idempotency = claims
+	default:
+		return s, errors.New(`idempotency "redis" is not supported by this release yet`)
+	}
+	return s, nil
+}
+
+func (s *stores) close() error {
+	var errs []error
+	if s.idempotency != nil {
+		errs = append(errs, s.idempotency.Close())
+	}
+	if s.identity.Release != nil {
+		errs = append(errs, s.identity.Release())
+	}
+	if s.metadata != nil {
+		errs = append(errs, s.metadata.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// embedded are the storage nodes that run in this process, by id.
+type embedded map[string]*badger.Node
+
+// embeddedHost stands for an address in the registration of an embedded node.
+const embeddedHost = "embedded"
+
+func openEmbedded(cfg *config.Config, sync bool, log hclog.Logger) (embedded, error) {
+	nodes := embedded{}
+	for i := range cfg.Storage.Embedded {
+		id := fmt.Sprintf("storage-%d", i+1)
+		node, err := badger.OpenNode(badger.NodeOptions{
+			ID: id, Dir: filepath.Join(cfg.DataDir, id), Sync: sync,
+			Warn: func(message string) { log.Warn(message, "node_id", id) },
+		})
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("open embedded storage node %s: %w", id, err), nodes.close())
+		}
+		nodes[id] = node
+	}
+	if len(nodes) > 0 && !sync {
+		log.Info("embedded storage nodes do not wait for the disk: an acknowledged write survives the death of this process, not of the machine")
+	}
+	return nodes, nil
+}
+
+func (e embedded) close() error {
+	var errs []error
+	for _, node := range e {
+		errs = append(errs, node.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// borrowed is an embedded node as the engine gets it: the engine closes what it
+// connects to, but an embedded node is closed after the engine.
+type borrowed struct{ coord.Replica }
+
+func (borrowed) Close() error { return nil }
+
+// connect opens the way to a registered storage node.
+func (e embedded) connect(n coord.StorageNode) (coord.Replica, error) {
+	if node := e[n.ID]; node != nil {
+		return borrowed{node}, nil
+	}
+	return rpc.DialStorage(rpc.StorageOptions{Address: n.Address(), NodeID: n.ID, UUID: n.UUID})
+}
+
+// register makes members of the embedded nodes and of those that the
+// configuration names, and in dev mode makes the tenant that clients use who
+// name none.
+func register(ctx context.Context, engine *coord.Coordinator, nodes embedded, cfg *config.Config, dev bool, log hclog.Logger) error {
+	for i := range len(nodes) {
+		n := coord.StorageNode{ID: fmt.Sprintf("storage-%d", i+1), Host: embeddedHost, VirtualNodes: cfg.HashRing.VirtualNodes}
+		if err := engine.AddNode(ctx, n); err != nil {
+			return fmt.Errorf("register embedded storage node %s: %w", n.ID, err)
+		}
+	}
+	for _, n := range cfg.StorageNodes {
+		member, err := engine.RegisterNode(ctx, coord.StorageNode{ID: n.ID, Host: n.Host, Port: n.Port, VirtualNodes: n.VirtualNodes})
+		if err != nil {
+			return fmt.Errorf("register storage node %s: %w", n.ID, err)
+		}
+		if !member {
+			log.Warn("a storage node of the configuration was removed from the cluster and stays removed; add it again with: coordinator node add", "node_id", n.ID)
+		}
+	}
+	if !dev {
+		return nil
+	}
+	rf := min(devReplicationFactor, len(nodes))
+	if _, err := engine.CreateTenant(ctx, devTenant, rf); err != nil && !errors.Is(err, coord.ErrTenantExists) {
+		return fmt.Errorf("create tenant %q: %w", devTenant, err)
+	}
+	return nil
+}
+
+// devTenant is the tenant of clients that name none, which dev mode creates.
+const (
+	devTenant            = "default"
+	devReplicationFactor = 3
+)
+
+// runStorage runs a storage node of its own process until ctx ends.
+func runStorage(ctx context.Context, args []string, stderr io.Writer) (err error) {
+	flags := newFlags("storage", "coordinator storage -id ID -listen ADDR -data DIR [flags]", stderr)
+	var id, address, dir, advertise, opsAddress, level, format string
+	var sync bool
+	var join cli.Join
+	flags.StringVar(&id, "id", "", "this node's `ID`, unique in the cluster and the same for as long as its data")
+	flags.StringVar(&address, "listen", "", "gRPC `ADDR`ess, HOST:PORT; port 0 takes a free one")
+	flags.StringVar(&dir, "data", "", "data `DIR`ectory")
+	flags.StringVar(&advertise, "advertise", "", "`HOST:PORT` at which coordinators reach this node; default: where it listens")
+	flags.StringVar(&opsAddress, "ops-listen", "", "`ADDR`ess of health and metrics; empty: none")
+	flags.BoolVar(&sync, "sync", true, "acknowledge a write only when it is on disk; without, it survives the death of the process but not of the machine")
+	flags.StringVar(&level, "log-level", "info", "`LEVEL`: trace, debug, info, warn or error")
+	flags.StringVar(&format, "log-format", "json", "`FORMAT`: json or text")
+	join.AddFlags(flags, os.Getenv)
+	if err := parse(flags, args); err != nil {
+		return err
+	}
+	if id == "" || address == "" || dir == "" {
+		fmt.Fprintln(stderr, "-id, -listen and -data are needed")
+		flags.Usage()
+		return errUsage
+	}
+	log, err := logging.New(logging.Options{Level: level, Format: format, Output: stderr})
+	if err != nil {
+		return err
+	}
+	closing := func(what string, close func() error) {
+		if failure := close(); failure != nil {
+			err = errors.Join(err, fmt.Errorf("close %s: %w", what, failure))
+		}
+	}
+	listener, err := listen(address, "-listen")
+	if err != nil {
+		return err
+	}
+	defer listener.Close()
+	if advertise == "" {
+		if advertise, err = reachable(listener.Addr()); err != nil {
+			return err
+		}
+	}
+	if err := join.Check(advertise); err != nil {
+		return err
+	}
+
+	alive := health.New()
+	page := new(metrics.Page)
+	page.Process(build.Version(), build.Commit())
+	failed := make(chan error, 2)
+	opsAt := ""
+	if opsAddress != "" {
+		opsListener, err := listen(opsAddress, "-ops-listen")
+		if err != nil {
+			return err
+		}
+		opsAt = opsListener.Addr().String()
+		server := httpd.New(httpd.Options{
+			Title: "PairDB storage node " + id, Live: alive.ServeLive, Ready: alive.ServeReady,
+			Metrics: page, MetricsPath: "/metrics",
+			ErrorLog: log.Named("http").StandardLogger(&hclog.StandardLoggerOptions{ForceLevel: hclog.Debug}),
+		})
+		go func() { failed <- server.Serve(opsListener) }()
+		defer closing("ops server", func() error {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+			defer cancel()
+			return server.Shutdown(ctx)
+		})
+	}
+
+	node, err := badger.OpenNode(badger.NodeOptions{
+		ID: id, Dir: dir, Sync: sync, Profile: badger.Large,
+		Warn: func(message string) { log.Warn(message) },
+	})
+	if err != nil {
+		return fmt.Errorf("open storage node %s: %w", id, err)
+	}
+	defer closing("storage node", node.Close)
+	alive.Check("disk", func(context.Context) error { return node.Unavailable() })
+	describeOn(page, node)
+	server, err := rpc.NewStorageServer(rpc.StorageServerOptions{Replica: node})
+	if err != nil {
+		return err
+	}
+	page.Gauge("storage_connections", "Open connections of coordinators.", func() float64 { return float64(server.Connections()) })
+	go func() { failed <- server.Serve(listener) }()
+	alive.Opened()
+	alive.RingLoaded()
+	log.Info("serving", "node_id", id, "grpc", listener.Addr().String(), "advertise", advertise, "ops", opsAt, "sync", sync, "version", build.Version())
+
+	joining, stopJoining := context.WithCancel(ctx)
+	joined := make(chan struct{})
+	go func() {
+		defer close(joined)
+		if join.Coordinator == "" {
+			return
+		}
+		if err := join.Run(joining, environment(io.Discard, stderr), id, advertise, func(err error) {
+			log.Warn("could not join yet", "error", err)
+		}); err == nil {
+			log.Info("joined", "coordinator", join.Coordinator)
+		}
+	}()
+	defer func() {
+		stopJoining()
+		<-joined
+	}()
+
+	select {
+	case <-ctx.Done():
+	case err = <-failed:
+	}
+	alive.Draining()
+	log.Info("draining")
+	grace, cancel := context.WithTimeout(context.Background(), storageGrace)
+	defer cancel()
+	server.Stop(grace)
+	return err
+}
+
+// storageGrace is how long a storage node lets calls under way end.
+const storageGrace = 10 * time.Second
+
+// describeOn puts what the node says of itself on a metrics page.
+func describeOn(page *metrics.Page, node *badger.Node) {
+	describe := func() coord.NodeDescription {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		who, err := node.Describe(ctx)
+		if err != nil {
+			return coord.NodeDescription{} // it is closing
+		}
+		return who
+	}
+	page.Gauge("storage_keys", "Keys held, deleted ones included.", func() float64 { return float64(describe().Keys) })
+	page.Gauge("storage_disk_used_ratio", "Used part of the file system, 0 to 1.", func() float64 { return describe().DiskUsedFraction })
+}
+
+// reachable is the address by which others reach a listener: where it listens
+// on every interface, the machine's name stands for the host.
+func reachable(addr net.Addr) (string, error) {
+	host, port, err := net.SplitHostPort(addr.String())
+	if err != nil {
+		return "", fmt.Errorf("derive -advertise: %w", err)
+	}
+	if ip := net.ParseIP(host); ip != nil && ip.IsUnspecified() {
+		if host, err = os.Hostname(); err != nil {
+			return "", fmt.Errorf("derive -advertise: %w", err)
+		}
+	}
+	return net.JoinHostPort(host, port), nil
+}
