@@ -1,0 +1,228 @@
+# PairDB coordinator: every setting, with its unit and its default. What is
+# commented out with an example value is off, or has no default.
+#
+#   coordinator validate coordinator.hcl     check a file
+#   coordinator -config coordinator.hcl      run with it
+#
+# Flags win over the environment, the environment over this file, this file over
+# the defaults. Durations are strings with a unit: "250ms", "2s", "5m", "24h".
+# An empty environment variable counts as unset.
+
+# The name under which this coordinator writes into vector clocks. Each running
+# coordinator needs its own; a second one with the same name is refused at start.
+# Environment: COORDINATOR_NODE_ID. Flag: -node-id.
+node_id = "coordinator-1"
+
+# Where embedded stores keep their files: SQLite, Badger, embedded storage nodes.
+data_dir = "/var/lib/pairdb"
+
+# The gRPC API.
+server {
+  # HOST:PORT. Port 0 takes a free port. Flag: -listen.
+  listen = "0.0.0.0:50051"
+
+  # Client connections; those beyond are closed and counted. 1 to 1000000.
+  max_connections = 1000
+
+  # The longest that a whole read may take, and a whole write or delete.
+  # A client's own shorter deadline counts. 1ms to 1h.
+  read_timeout  = "10s"
+  write_timeout = "10s"
+
+  # How long requests in flight may go on after SIGTERM. 0s to 1h.
+  shutdown_timeout = "30s"
+
+  # TLS towards clients. PEM files. With client_ca_file every client needs a
+  # certificate from it. Default: plain text.
+  # tls {
+  #   cert_file      = "/etc/pairdb/server.pem"
+  #   key_file       = "/etc/pairdb/server-key.pem"
+  #   client_ca_file = "/etc/pairdb/clients-ca.pem"
+  # }
+}
+
+# Where tenants and storage nodes are registered: "postgres", shared by any
+# number of coordinators, or "sqlite", for one. There is no default; exactly one
+# block must stand, except with -dev.
+metadata "postgres" {
+  # Either one URL ...
+  # url = "postgres://coordinator@localhost:5432/pairdb_metadata?sslmode=verify-full"
+
+  # ... or its parts. A host that begins with / is the directory of a Unix socket.
+  # Environment: DATABASE_HOST, DATABASE_PORT, DATABASE_NAME, DATABASE_USER,
+  # DATABASE_PASSWORD; they override the parts of a url, too.
+  host     = "localhost"
+  port     = 5432
+  database = "pairdb_metadata"
+  user     = "coordinator"
+  password = "" # best left to DATABASE_PASSWORD
+
+  # The pool: connections at most (1 to 100000), kept open at least (0 to
+  # 100000), and the age at which one is replaced (1s to 24h).
+  max_connections   = 50
+  min_connections   = 10
+  conn_max_lifetime = "30m"
+}
+
+# metadata "sqlite" {
+#   # The database file. Default: metadata.db in data_dir.
+#   path = "/var/lib/pairdb/metadata.db"
+# }
+
+# Where requests with an idempotency key are remembered: "redis", shared by any
+# number of coordinators, or "badger", for one. There is no default; exactly one
+# block must stand, except with -dev.
+idempotency "redis" {
+  # HOST:PORT, or host and port apart. Environment: REDIS_HOST, REDIS_PORT.
+  address = "localhost:6379"
+  # host  = "localhost"
+  # port  = 6379
+
+  # Environment: REDIS_PASSWORD.
+  password = ""
+
+  # The database's number. 0 to 1048576.
+  db = 0
+
+  # Retries of one command, 0 to 100; connections at most, 1 to 100000;
+  # connections kept open at least, 0 to 100000.
+  max_retries    = 3
+  pool_size      = 100
+  min_idle_conns = 10
+
+  # How long a keyed request is remembered. 1s to 720h.
+  ttl = "24h"
+}
+
+# idempotency "badger" {
+#   # The directory. Default: idempotency in data_dir.
+#   path = "/var/lib/pairdb/idempotency"
+#   ttl  = "24h"
+# }
+
+# Storage nodes to register at start, one block each, labelled with the node's
+# id. A node that was known before is left as it is; one that was removed stays
+# removed, with a warning. Nodes may also join by themselves (coordinator storage
+# -join) or be added with: coordinator node add. Default: none.
+# storage_node "storage-1" {
+#   # HOST:PORT. No default.
+#   address = "10.0.0.11:50061"
+#   # The node's weight, 1 to 4096. Default: hash_ring.virtual_nodes.
+#   virtual_nodes = 150
+# }
+
+# How storage nodes are reached.
+storage {
+  # Storage nodes inside this process, named storage-1 and on. 0 to 64. With
+  # -dev the default is 3.
+  embedded = 0
+
+  # TLS towards storage nodes. PEM files. cert_file and key_file, together, are
+  # this coordinator's own certificate. Default: plain text.
+  # tls {
+  #   ca_file   = "/etc/pairdb/storage-ca.pem"
+  #   cert_file = "/etc/pairdb/coordinator.pem"
+  #   key_file  = "/etc/pairdb/coordinator-key.pem"
+  # }
+}
+
+# How keys are spread over storage nodes.
+hash_ring {
+  # Virtual nodes of a storage node that says nothing else. 1 to 4096.
+  virtual_nodes = 150
+
+  # How often the metadata store is asked for a changed ring, should the news
+  # not have come otherwise. 100ms to 1h.
+  update_interval = "30s"
+}
+
+# How many replicas must answer, and how fast.
+consistency {
+  # For requests that do not say: "one", "quorum" (a majority of the tenant's
+  # replication factor) or "all".
+  default_level = "quorum"
+
+  # The longest that replicas may take, within server.write_timeout and
+  # server.read_timeout. 1ms to 1h.
+  write_timeout = "5s"
+  read_timeout  = "3s"
+
+  # Whether a read answers before all stale replicas are repaired. The write-back
+  # to a majority, which makes reads atomic, is always waited for.
+  repair_async = true
+}
+
+# Tenants held in memory.
+cache {
+  # How long a tenant is used before metadata is asked again, 1ms to 24h. While
+  # metadata does not answer, longer.
+  tenant_config_ttl = "5m"
+
+  # Tenants at most, 1 to 1000000000.
+  max_size = 10000
+}
+
+# Who may call. Default: no authentication.
+# auth {
+#   jwt {
+#     # Claims that a token must have. Default: not checked.
+#     issuer   = "https://login.example.com"
+#     audience = "pairdb"
+#
+#     # Clock difference to put up with. 0s to 1h.
+#     leeway = "30s"
+#
+#     # Verification keys: one block each, labelled with the key id; algorithm is
+#     # one of HS, RS, PS and ES with 256, 384 or 512, or EdDSA; file holds PEM or,
+#     # for HS, the secret's bytes. Or a JSON Web Key Set.
+#     key "2026-01" {
+#       algorithm = "EdDSA"
+#       file      = "/etc/pairdb/jwt-2026-01.pem"
+#     }
+#     jwks_file = "/etc/pairdb/jwks.json"
+#
+#     # The claims that name the caller's tenants and roles.
+#     tenant_claim = "tenant_id"
+#     roles_claim  = "roles"
+#   }
+# }
+
+# What is refused rather than served badly.
+# limits {
+#   # Bytes of one value, 1 to 10485760 (10 MiB).
+#   max_value_bytes = 10485760
+#
+#   # Requests under way at once; those beyond are refused. 1 to 1000000000.
+#   max_in_flight = 10000
+#
+#   # Of each tenant by itself; 0 means no limit.
+#   tenant {
+#     operations_per_second = 0
+#     bytes_per_second      = 0
+#     concurrency           = 0
+#   }
+# }
+
+# Everything over HTTP: health, metrics, the console.
+metrics {
+  # false hides the metrics path, and nothing else.
+  enabled = true
+
+  # HOST:PORT. Port 0 takes a free port. Flag: -ops-listen.
+  listen = "0.0.0.0:9090"
+
+  path = "/metrics"
+
+  # Whether /debug/pprof is served: profiles of this process, for whoever can
+  # reach the address.
+  pprof = false
+}
+
+logging {
+  # "trace", "debug", "info", "warn" or "error". Environment: LOG_LEVEL.
+  # Flag: -log-level.
+  level = "info"
+
+  # "json" or "text". With -dev the default is "text". Flag: -log-format.
+  format = "json"
+}

@@ -1,0 +1,36 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"time"
+
+	pb "github.com/pairdb/coordinator/rpc/coordinatorpb"
+)
+
+func showStatus(ctx context.Context, in *invocation) error {
+	a, err := ask(ctx, in, pb.CoordinatorServiceClient.GetStatus, &pb.GetStatusRequest{})
+	if err != nil {
+		return err
+	}
+	return in.answer(a, func(w io.Writer) error {
+		if _, err := fmt.Fprintf(w, "coordinator   %s\nversion       %s\nincarnation   %d\nstarted       %s\nring epoch    %d\nin flight     %d\n\n",
+			a.GetNodeId(), a.GetVersion(), a.GetIncarnation(), moment(a.GetStartedAt()), a.GetEpoch(), a.GetInFlight()); err != nil {
+			return err
+		}
+		rows := [][]string{append(nodeHeader[:len(nodeHeader):len(nodeHeader)], "REACHABLE", "LATENCY")}
+		for _, n := range a.GetNodes() {
+			reachable := "yes"
+			if !n.GetReachable() {
+				reachable = "no" + note(n.GetUnavailableReason())
+			}
+			latency := "-"
+			if us := n.GetLatencyUs(); us > 0 {
+				latency = (time.Duration(us) * time.Microsecond).String()
+			}
+			rows = append(rows, append(nodeRow(n.GetNode()), reachable, latency))
+		}
+		return table(w, rows)
+	})
+}

@@ -1,0 +1,206 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/hcl/v2"
+	"github.com/hashicorp/hcl/v2/gohcl"
+)
+
+const maxPoolSize = 100_000
+
+// postgresAddress is where Postgres is, in parts that the environment may
+// replace one by one.
+type postgresAddress struct {
+	url      Secret // as the file gives it; then the parts stand for what replaces it
+	host     string
+	port     int
+	database string
+	user     string
+	password Secret
+}
+
+func defaultPostgresAddress() postgresAddress {
+	return postgresAddress{host: "localhost", port: 5432, database: "pairdb_metadata", user: "coordinator"}
+}
+
+// complete makes one URL. Parts that are not empty replace those of url.
+func (a postgresAddress) complete() (Secret, error) {
+	u := &url.URL{Scheme: "postgres"}
+	if !a.url.Empty() {
+		if a.host == "" && a.port == 0 && a.database == "" && a.user == "" && a.password.Empty() {
+			return a.url, nil
+		}
+		parsed, err := url.Parse(a.url.Reveal())
+		if err != nil { // which would quote the URL, password and all
+			return Secret{}, errors.New("metadata.url cannot be taken apart; give host, port, database, user and password instead")
+		}
+		u = parsed
+		if a.host == "" {
+			a.host = u.Hostname()
+		}
+		if a.port == 0 {
+			a.port = 5432
+			if p, err := strconv.Atoi(u.Port()); err == nil {
+				a.port = p
+			}
+		}
+		if a.user == "" {
+			a.user = u.User.Username()
+		}
+		if password, ok := u.User.Password(); ok && a.password.Empty() {
+			a.password = NewSecret(password)
+		}
+	}
+	if strings.HasPrefix(a.host, "/") { // the directory of a Unix socket
+		q := u.Query()
+		q.Set("host", a.host)
+		q.Set("port", strconv.Itoa(a.port))
+		u.Host, u.RawQuery = "", q.Encode()
+	} else {
+		u.Host = net.JoinHostPort(a.host, strconv.Itoa(a.port))
+	}
+	switch {
+	case !a.password.Empty():
+		u.User = url.UserPassword(a.user, a.password.Reveal())
+	case a.user != "":
+		u.User = url.User(a.user)
+	}
+	if a.database != "" {
+		u.Path = "/" + a.database
+	}
+	return NewSecret(u.String()), nil
+}
+
+func (d *decoder) backendLabel(kind string, blocks []backendBlock, known ...string) {
+	ranges := make([]hcl.Range, len(blocks))
+	for i, b := range blocks {
+		ranges[i] = b.Range
+		if oneOf(known...)(b.Backend) != nil {
+			d.report(b.LabelRange, "Unknown "+kind+" backend",
+				fmt.Sprintf("%q is not one; want %q or %q.", b.Backend, known[0], known[1]))
+		}
+	}
+	block{d, ""}.only(kind, ranges)
+}
+
+// metadata decodes into dst. The address of Postgres is returned apart, until
+// the environment has been heard.
+func (d *decoder) metadata(dst *Metadata, blocks []backendBlock) (address postgresAddress) {
+	d.backendLabel("metadata", blocks, "postgres", "sqlite")
+	for _, raw := range blocks {
+		b := block{d, "metadata"}
+		switch raw.Backend {
+		case "postgres":
+			var body postgresBody
+			d.add(gohcl.DecodeBody(raw.Body, nil, &body))
+			p := defaultPostgres()
+			address = b.postgresAddress(&body)
+			b.integer(&p.MaxConnections, body.MaxConnections, 1, maxPoolSize)
+			b.integer(&p.MinConnections, body.MinConnections, 0, maxPoolSize)
+			b.duration(&p.ConnMaxLifetime, body.ConnMaxLifetime, time.Second, 24*time.Hour)
+			if p.MinConnections > p.MaxConnections {
+				b.report(firstRange(raw.Range, body.MinConnections, body.MaxConnections),
+					"Min connections above max connections",
+					fmt.Sprintf("metadata.min_connections is %d, metadata.max_connections %d.", p.MinConnections, p.MaxConnections))
+			}
+			*dst = Metadata{Postgres: p}
+		case "sqlite":
+			var body sqliteBody
+			d.add(gohcl.DecodeBody(raw.Body, nil, &body))
+			s := &SQLite{}
+			b.text(&s.Path, body.Path, checkPath)
+			*dst = Metadata{SQLite: s}
+		}
+	}
+	return address
+}
+
+func (b block) postgresAddress(body *postgresBody) postgresAddress {
+	a := defaultPostgresAddress()
+	if body.URL != nil {
+		a = postgresAddress{}
+		b.secret(&a.url, body.URL)
+		if s := a.url.Reveal(); !strings.HasPrefix(s, "postgres://") && !strings.HasPrefix(s, "postgresql://") {
+			b.report(body.URL.Expr.Range(), "Invalid url",
+				"metadata.url must be as postgres://USER:PASSWORD@HOST:PORT/DATABASE.")
+		}
+		for _, attr := range []*hcl.Attribute{body.Host, body.Port, body.Database, body.User, body.Password} {
+			if attr != nil {
+				b.report(attr.Range, "Address given twice",
+					fmt.Sprintf("metadata.url already says it; remove %s, or url.", attr.Name))
+			}
+		}
+		return a
+	}
+	b.text(&a.host, body.Host, checkHost)
+	b.integer(&a.port, body.Port, 1, 65535)
+	b.text(&a.database, body.Database, checkID)
+	b.text(&a.user, body.User, checkID)
+	b.secret(&a.password, body.Password)
+	return a
+}
+
+func (d *decoder) idempotency(dst *Idempotency, blocks []backendBlock) {
+	d.backendLabel("idempotency", blocks, "redis", "badger")
+	const minTTL, maxTTL = time.Second, 30 * 24 * time.Hour
+	for _, raw := range blocks {
+		b := block{d, "idempotency"}
+		switch raw.Backend {
+		case "redis":
+			var body redisBody
+			d.add(gohcl.DecodeBody(raw.Body, nil, &body))
+			r := defaultRedis()
+			b.redisAddress(&r.Address, &body)
+			b.secret(&r.Password, body.Password)
+			b.integer(&r.DB, body.DB, 0, 1<<20)
+			b.integer(&r.MaxRetries, body.MaxRetries, 0, 100)
+			b.integer(&r.PoolSize, body.PoolSize, 1, maxPoolSize)
+			b.integer(&r.MinIdleConns, body.MinIdleConns, 0, maxPoolSize)
+			if r.MinIdleConns > r.PoolSize {
+				b.report(firstRange(raw.Range, body.MinIdleConns, body.PoolSize), "Min idle conns above pool size",
+					fmt.Sprintf("idempotency.min_idle_conns is %d, idempotency.pool_size %d.", r.MinIdleConns, r.PoolSize))
+			}
+			dst.Redis, dst.Badger = r, nil
+			b.duration(&dst.TTL, body.TTL, minTTL, maxTTL)
+		case "badger":
+			var body badgerBody
+			d.add(gohcl.DecodeBody(raw.Body, nil, &body))
+			dst.Redis, dst.Badger = nil, &Badger{}
+			b.text(&dst.Badger.Path, body.Path, checkPath)
+			b.duration(&dst.TTL, body.TTL, minTTL, maxTTL)
+		}
+	}
+}
+
+func (b block) redisAddress(dst *string, body *redisBody) {
+	b.text(dst, body.Address, checkAddress)
+	if body.Host == nil && body.Port == nil {
+		return
+	}
+	if body.Address != nil {
+		b.report(firstRange(body.Address.Range, body.Host, body.Port), "Address given twice",
+			"idempotency.address already says it; remove host and port, or address.")
+		return
+	}
+	host, port := "localhost", 6379
+	b.text(&host, body.Host, checkHost)
+	b.integer(&port, body.Port, 1, 65535)
+	*dst = net.JoinHostPort(host, strconv.Itoa(port))
+}
+
+// firstRange is the value of the first attribute that is there, else fallback.
+func firstRange(fallback hcl.Range, attrs ...*hcl.Attribute) hcl.Range {
+	for _, attr := range attrs {
+		if attr != nil {
+			return attr.Expr.Range()
+		}
+	}
+	return fallback
+}

@@ -1,0 +1,55 @@
+package logging
+
+import (
+	"bytes"
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"github.com/pairdb/coordinator/ops/config"
+)
+
+func TestJSONLinesHoldTheFields(t *testing.T) {
+	var out bytes.Buffer
+	log, err := New(Options{Level: "info", Format: "json", Output: &out})
+	if err != nil {
+		t.Fatal(err)
+	}
+	log.Debug("not shown")
+	log.Info("request failed", "tenant_id", "t", "key", "<a&b>", "password", config.NewSecret("swordfish"))
+	var line map[string]any
+	if err := json.Unmarshal(out.Bytes(), &line); err != nil {
+		t.Fatalf("%v in %s", err, &out)
+	}
+	if line["@message"] != "request failed" || line["@level"] != "info" || line["tenant_id"] != "t" || line["key"] != "<a&b>" {
+		t.Errorf("line = %v", line)
+	}
+	if strings.Contains(out.String(), "swordfish") || !strings.Contains(out.String(), "<a&b>") {
+		t.Errorf("line = %s", &out)
+	}
+}
+
+func TestTextLines(t *testing.T) {
+	var out bytes.Buffer
+	log, err := New(Options{Level: "debug", Format: "text", Output: &out})
+	if err != nil {
+		t.Fatal(err)
+	}
+	log.Debug("shown", "n", 1, "password", config.NewSecret("swordfish"))
+	if got := out.String(); !strings.Contains(got, "[DEBUG] coordinator: shown: n=1") || strings.Contains(got, "swordfish") {
+		t.Errorf("line = %q", got)
+	}
+}
+
+func TestUnknownLevelsAndFormatsAreRefused(t *testing.T) {
+	for _, test := range []struct{ level, format, want string }{
+		{"loud", "json", `log level "loud" is unknown, want one of trace, debug, info, warn, error`},
+		{"", "json", `log level "" is unknown`},
+		{"INFO", "json", `log level "INFO" is unknown`},
+		{"info", "xml", `log format "xml" is unknown, want one of json, text`},
+	} {
+		if _, err := New(Options{Level: test.level, Format: test.format}); err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%q, %q: %v, want %s", test.level, test.format, err, test.want)
+		}
+	}
+}

@@ -1,0 +1,34 @@
+package rpc
+
+import (
+	"context"
+
+	"github.com/pairdb/coordinator/coord"
+)
+
+// Engine is what the handlers call; *coord.Coordinator is one. Errors wrap
+// coord's sentinels, those of Write are *coord.WriteError. The handlers have
+// checked sizes, characters and ranges before they call.
+type Engine interface {
+	// Write writes a value or, with Delete set, deletes the key.
+	Write(context.Context, coord.WriteRequest) (coord.WriteResult, error)
+	// Read fails with ErrKeyNotFound.
+	Read(context.Context, coord.ReadRequest) (coord.ReadResult, error)
+	// Keys returns a page of a tenant's keys.
+	Keys(context.Context, coord.KeysRequest) (coord.KeysPage, error)
+
+	CreateTenant(ctx context.Context, id string, replicationFactor int) (coord.Tenant, error)
+	// Tenant reads from metadata, not from a cache.
+	Tenant(ctx context.Context, id string) (coord.Tenant, error)
+	// Tenants lists at most limit tenants with ids greater than after, by id.
+	Tenants(ctx context.Context, after string, limit int) ([]coord.Tenant, error)
+	SetReplicationFactor(ctx context.Context, id string, replicationFactor int) (before, after coord.Tenant, err error)
+	DeleteTenant(ctx context.Context, id string) error
+
+	// AddNode asks the node for its UUID, and registers it.
+	AddNode(context.Context, coord.StorageNode) error
+	RemoveNode(ctx context.Context, id string, force bool) error
+	// Nodes lists the registered nodes by id.
+	Nodes(context.Context) ([]coord.NodeState, error)
+	Status(context.Context) coord.Status
+}

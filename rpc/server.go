@@ -1,0 +1,270 @@
+package rpc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"net"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/health"
+	"google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/reflection"
+
+	"github.com/pairdb/coordinator/coord"
+	"github.com/pairdb/coordinator/rpc/coordinatorpb"
+	"github.com/pairdb/coordinator/rpc/coordinatorpb/legacypb"
+)
+
+// messageSlack is what a message may be larger than the largest value: the
+// other fields, and values that are a little too large, which the handlers
+// refuse with a reason instead of gRPC without one.
+const messageSlack = 1 << 20
+
+// Flow control windows are fixed: on few connections the estimation of their
+// best size costs more than it gains.
+const (
+	streamWindow     = 1 << 20
+	connectionWindow = 2 << 20
+)
+
+// streamWorkers is how many goroutines serve requests before others are
+// started: reused ones have grown their stacks already.
+const streamWorkers = 64
+
+// streamGrace is how long streams of reflection and health may outlive the
+// last request at a stop.
+const streamGrace = time.Second
+
+// Options configure a Server. Zero fields take the default in brackets.
+type Options struct {
+	Engine  Engine // required
+	Version string // of the software, for GetStatus
+
+	// TLS secures connections; nil serves plaintext.
+	TLS credentials.TransportCredentials
+	// DefaultLevel is that of requests that name none [the engine's own].
+	DefaultLevel coord.Level
+	// MaxValue bounds a value in bytes [MaxValueBytes, which is also the most].
+	MaxValue int
+	// ReadTimeout and WriteTimeout bound a whole RPC [10 s each].
+	ReadTimeout  time.Duration
+	WriteTimeout time.Duration
+
+	// MaxConnections bounds the connections that are open at once [1000].
+	// Others are closed as they come.
+	MaxConnections int
+	// MaxConcurrentStreams bounds the RPCs of one connection [1024].
+	MaxConcurrentStreams int
+	// MaxConnectionAge and MaxConnectionIdle end connections in good order, so
+	// that clients spread again over coordinators [1 h, 15 min].
+	MaxConnectionAge  time.Duration
+	MaxConnectionIdle time.Duration
+
+	// Observe is told of every RPC of the service when it has ended, on its
+	// path and from any goroutine; it must be quick. May be nil.
+	Observe func(Call)
+}
+
+func (o Options) withDefaults() (Options, error) {
+	if o.MaxValue == 0 {
+		o.MaxValue = MaxValueBytes
+	}
+	setDefault(&o.ReadTimeout, 10*time.Second)
+	setDefault(&o.WriteTimeout, 10*time.Second)
+	setDefault(&o.MaxConnectionAge, time.Hour)
+	setDefault(&o.MaxConnectionIdle, 15*time.Minute)
+	setDefault(&o.MaxConnections, 1000)
+	setDefault(&o.MaxConcurrentStreams, 1024)
+	var faults []error
+	if o.Engine == nil {
+		faults = append(faults, errors.New("no engine"))
+	}
+	if o.MaxValue < 0 || o.MaxValue > MaxValueBytes {
+		faults = append(faults, fmt.Errorf("largest value is %d bytes, want 1 to %d", o.MaxValue, MaxValueBytes))
+	}
+	if o.MaxConnections < 0 || o.MaxConcurrentStreams < 0 || o.MaxConcurrentStreams > math.MaxUint32 {
+		faults = append(faults, fmt.Errorf("limits of %d connections and %d streams, want positive ones",
+			o.MaxConnections, o.MaxConcurrentStreams))
+	}
+	if min(o.ReadTimeout, o.WriteTimeout, o.MaxConnectionAge, o.MaxConnectionIdle) < 0 {
+		faults = append(faults, errors.New("a negative duration"))
+	}
+	if err := errors.Join(faults...); err != nil {
+		return o, fmt.Errorf("gRPC server options: %w", err)
+	}
+	return o, nil
+}
+
+func setDefault[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}
+
+// Server serves the coordinator's API, under both of its names, with server
+// reflection and the standard health service. Its methods are safe for
+// concurrent use.
+type Server struct {
+	opts    Options
+	grpc    *grpc.Server
+	health  *health.Server
+	service *service
+
+	inFlight atomic.Int64
+	draining atomic.Bool
+	idle     chan struct{} // holds a token when inFlight fell to 0 while draining
+
+	streams       context.Context // done once streams that are no requests shall end
+	cancelStreams context.CancelFunc
+
+	connections atomic.Int64
+	refused     atomic.Int64
+}
+
+// NewServer makes a server that Serve starts.
+func NewServer(opts Options) (*Server, error) {
+	opts, err := opts.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{
+		opts:    opts,
+		health:  health.NewServer(),
+		service: &service{engine: opts.Engine, defaultLevel: opts.DefaultLevel, maxValue: opts.MaxValue, version: opts.Version},
+		idle:    make(chan struct{}, 1),
+	}
+	s.streams, s.cancelStreams = context.WithCancel(context.Background())
+	settings := append(connectionSettings(opts.TLS),
+		grpc.MaxConcurrentStreams(uint32(opts.MaxConcurrentStreams)),
+		grpc.NumStreamWorkers(streamWorkers),
+		grpc.StreamInterceptor(s.interceptStream),
+		grpc.KeepaliveParams(keepalive.ServerParameters{
+			MaxConnectionIdle:     opts.MaxConnectionIdle,
+			MaxConnectionAge:      opts.MaxConnectionAge,
+			MaxConnectionAgeGrace: max(opts.ReadTimeout, opts.WriteTimeout),
+			Time:                  30 * time.Second,
+			Timeout:               10 * time.Second,
+		}),
+	)
+	s.grpc = grpc.NewServer(settings...)
+	s.register(coordinatorpb.CoordinatorService_ServiceDesc)
+	s.register(legacypb.CoordinatorService_ServiceDesc)
+	grpc_health_v1.RegisterHealthServer(s.grpc, s.health)
+	reflection.Register(s.grpc)
+	for name := range s.grpc.GetServiceInfo() {
+		if strings.HasSuffix(name, "CoordinatorService") {
+			s.health.SetServingStatus(name, grpc_health_v1.HealthCheckResponse_SERVING)
+		}
+	}
+	return s, nil
+}
+
+// connectionSettings are the limits that coordinators and storage nodes share.
+func connectionSettings(tls credentials.TransportCredentials) []grpc.ServerOption {
+	settings := []grpc.ServerOption{
+		grpc.ForceServerCodecV2(newCodec()),
+		grpc.MaxRecvMsgSize(MaxValueBytes + messageSlack),
+		grpc.MaxSendMsgSize(MaxValueBytes + messageSlack),
+		grpc.MaxHeaderListSize(16 << 10),
+		grpc.ConnectionTimeout(10 * time.Second),
+		grpc.StaticStreamWindowSize(streamWindow),
+		grpc.StaticConnWindowSize(connectionWindow),
+		// Clients ping every 10 s; the difference is for those whose timers are early.
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 8 * time.Second, PermitWithoutStream: true}),
+	}
+	if tls != nil {
+		settings = append(settings, grpc.Creds(tls))
+	}
+	return settings
+}
+
+// register serves desc's methods through s.
+func (s *Server) register(desc grpc.ServiceDesc) {
+	desc.Methods = slices.Clone(desc.Methods)
+	for i := range desc.Methods {
+		desc.Methods[i].Handler = s.route(desc.Methods[i].MethodName, desc.Methods[i].Handler)
+	}
+	s.grpc.RegisterService(&desc, s.service)
+}
+
+// Serve accepts connections until Stop, and then returns nil.
+func (s *Server) Serve(lis net.Listener) error {
+	limited := &limitListener{Listener: lis, max: int64(s.opts.MaxConnections), open: &s.connections, refused: &s.refused}
+	if err := s.grpc.Serve(limited); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+		return fmt.Errorf("serve gRPC on %s: %w", lis.Addr(), err)
+	}
+	return nil
+}
+
+// Connections is how many connections are open.
+func (s *Server) Connections() int { return int(s.connections.Load()) }
+
+// RefusedConnections is how many were closed for being beyond MaxConnections.
+func (s *Server) RefusedConnections() int64 { return s.refused.Load() }
+
+// InFlight is how many requests are being served.
+func (s *Server) InFlight() int { return int(s.inFlight.Load()) }
+
+// Stop ends the server: health turns NOT_SERVING, new requests are answered
+// SHUTTING_DOWN while those under way end, then connections close. Requests
+// that are not done when ctx ends are cut off, and Stop returns an error that
+// says how many.
+func (s *Server) Stop(ctx context.Context) error {
+	s.health.Shutdown()
+	s.draining.Store(true)
+	var cut error
+	for s.inFlight.Load() > 0 && cut == nil {
+		select {
+		case <-s.idle:
+		case <-ctx.Done():
+			if n := s.inFlight.Load(); n > 0 {
+				cut = fmt.Errorf("stop gRPC server: %d requests were cut off: %w", n, ctx.Err())
+			}
+		}
+	}
+	s.cancelStreams()
+	stopGracefully(ctx, s.grpc)
+	return cut
+}
+
+// stopGracefully closes connections once their streams have ended, and at once
+// when ctx ends or after streamGrace: no request is under way any more.
+func stopGracefully(ctx context.Context, server *grpc.Server) {
+	ctx, cancel := context.WithTimeout(ctx, streamGrace)
+	defer cancel()
+	stopped := make(chan struct{})
+	go func() {
+		server.GracefulStop()
+		close(stopped)
+	}()
+	select {
+	case <-stopped:
+	case <-ctx.Done():
+		server.Stop()
+		<-stopped
+	}
+}
+
+// interceptStream ends streams (of health and reflection) when the server stops.
+func (s *Server) interceptStream(srv any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+	ctx, cancel := context.WithCancel(stream.Context())
+	defer cancel()
+	defer context.AfterFunc(s.streams, cancel)()
+	return handler(srv, &cancellableStream{stream, ctx})
+}
+
+type cancellableStream struct {
+	grpc.ServerStream
+	ctx context.Context
+}
+
+func (s *cancellableStream) Context() context.Context { return s.ctx }

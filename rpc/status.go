@@ -1,0 +1,132 @@
+package rpc
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"time"
+
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/protoadapt"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/pairdb/coordinator/coord"
+)
+
+// errorDomain is the domain of every ErrorInfo.
+const errorDomain = "pairdb"
+
+// Reasons that code outside the table names.
+const (
+	reasonInternal = "INTERNAL"
+	reasonCanceled = "DEADLINE_EXCEEDED" // a client that went away set itself a deadline
+)
+
+// retryAfter is what an overloaded coordinator asks a client to wait.
+const retryAfter = 100 * time.Millisecond
+
+// errMalformed is a request that its codec cannot read.
+var errMalformed = errors.New("malformed request")
+
+// verdict is what clients are told of a kind of error. The message of one with
+// a word holds that word: clients classify by it.
+type verdict struct {
+	kind   error
+	code   codes.Code
+	reason string
+	word   string
+}
+
+// verdicts is ordered: an error that is of several kinds is told as the first.
+// What a store's failure caused stands before the deadline that ended it.
+var verdicts = [...]verdict{
+	{coord.ErrKeyNotFound, codes.NotFound, "KEY_NOT_FOUND", ""},
+	{coord.ErrInvalidRequest, codes.InvalidArgument, "INVALID_REQUEST", ""},
+	{errMalformed, codes.InvalidArgument, "INVALID_REQUEST", ""},
+	{coord.ErrInvalidReplicationFactor, codes.InvalidArgument, "INVALID_REPLICATION_FACTOR", ""},
+	{coord.ErrTenantNotFound, codes.NotFound, "TENANT_NOT_FOUND", "tenant"},
+	{coord.ErrTenantExists, codes.AlreadyExists, "TENANT_EXISTS", "tenant"},
+	{coord.ErrNodeNotFound, codes.NotFound, "NODE_NOT_FOUND", "node"},
+	{coord.ErrNodeInUse, codes.FailedPrecondition, "NODE_IN_USE", "node"},
+	{coord.ErrNodeIDTaken, codes.FailedPrecondition, "NODE_IN_USE", "node"},
+	{coord.ErrMigrationNotFound, codes.NotFound, "MIGRATION_NOT_FOUND", "migration"},
+	{coord.ErrMigrationConflict, codes.FailedPrecondition, "MIGRATION_CONFLICT", ""},
+	{coord.ErrIdempotencyConflict, codes.AlreadyExists, "IDEMPOTENCY_KEY_CONFLICT", "idempotency"},
+	{coord.ErrOverloaded, codes.ResourceExhausted, "OVERLOADED", ""},
+	{coord.ErrShuttingDown, codes.Unavailable, "SHUTTING_DOWN", ""},
+	{coord.ErrNoQuorum, codes.Unavailable, "QUORUM_NOT_REACHED", ""},
+	{coord.ErrIdempotencyUnavailable, codes.Unavailable, "IDEMPOTENCY_UNAVAILABLE", ""},
+	{coord.ErrMetadataUnavailable, codes.Unavailable, "METADATA_UNAVAILABLE", ""},
+	{coord.ErrReplicaRefused, codes.Unavailable, "QUORUM_NOT_REACHED", "node"},
+	{coord.ErrReplicaUnavailable, codes.Unavailable, "QUORUM_NOT_REACHED", "node"},
+	{coord.ErrDeadlineExceeded, codes.DeadlineExceeded, "DEADLINE_EXCEEDED", ""},
+	{context.DeadlineExceeded, codes.DeadlineExceeded, "DEADLINE_EXCEEDED", ""},
+	{context.Canceled, codes.Canceled, reasonCanceled, ""},
+}
+
+// judge finds what clients are told of err; internal errors are in no row.
+func judge(err error) verdict {
+	for i := range verdicts {
+		if errors.Is(err, verdicts[i].kind) {
+			return verdicts[i]
+		}
+	}
+	return verdict{code: codes.Internal, reason: reasonInternal}
+}
+
+// message is what a client reads. Of an internal error it gets the request id
+// to report, and nothing else.
+func (v verdict) message(err error, requestID string) string {
+	switch {
+	case v.code == codes.Internal:
+		return "internal error; the coordinator's log has the details under request id " + requestID
+	case v.kind == coord.ErrKeyNotFound:
+		return coord.ErrKeyNotFound.Error()
+	}
+	text := strings.ToValidUTF8(err.Error(), "\uFFFD")
+	if v.word != "" && !strings.Contains(strings.ToLower(text), v.word) {
+		return v.word + ": " + text
+	}
+	return text
+}
+
+// outcome is what a failed write or delete did. The engine says so itself; what
+// failed before it was asked has done nothing, and of what is left nobody knows.
+func (v verdict) outcome(err error) coord.Outcome {
+	var failed *coord.WriteError
+	if errors.As(err, &failed) {
+		return failed.Outcome
+	}
+	switch v.kind {
+	case coord.ErrInvalidRequest, errMalformed, coord.ErrShuttingDown, coord.ErrOverloaded:
+		return coord.NotApplied
+	}
+	return coord.InDoubt
+}
+
+// status is the gRPC status of err. A failed mutation (write or delete) carries
+// its outcome, and so does everything that was turned away for load.
+func (v verdict) status(err error, mutation bool, requestID string) *status.Status {
+	info := &errdetails.ErrorInfo{Domain: errorDomain, Reason: v.reason}
+	if mutation || v.code == codes.ResourceExhausted {
+		info.Metadata = map[string]string{"outcome": v.outcome(err).String()}
+	}
+	if v.code == codes.Internal {
+		if info.Metadata == nil {
+			info.Metadata = make(map[string]string, 1)
+		}
+		info.Metadata["request_id"] = requestID
+	}
+	details := []protoadapt.MessageV1{info}
+	if v.code == codes.ResourceExhausted {
+		details = append(details, &errdetails.RetryInfo{RetryDelay: durationpb.New(retryAfter)})
+	}
+	plain := status.New(v.code, v.message(err, requestID))
+	detailed, err := plain.WithDetails(details...)
+	if err != nil {
+		return plain
+	}
+	return detailed
+}

@@ -1,0 +1,569 @@
+package rpc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"math/rand/v2"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/connectivity"
+	"google.golang.org/grpc/status"
+
+	"github.com/pairdb/coordinator/coord"
+	"github.com/pairdb/coordinator/rpc/storagepb"
+)
+
+// sweepEvery is how often a link with calls under way looks for those whose
+// deadline has passed. One sweep is cheaper than a timer for each call.
+const sweepEvery = 10 * time.Millisecond
+
+// maxCallTime is the deadline of a call that has none.
+const maxCallTime = 30 * time.Second
+
+// linkBounds are the limits of one link.
+type linkBounds struct {
+	calls     int
+	bytes     int
+	hungAfter time.Duration
+	large     bool // carries large values
+}
+
+// link is one connection to a storage node and the stream on it. A call waits
+// in a slot from do until it is finished: by its reply, by the sweep after its
+// deadline, or by the end of the stream.
+//
+// Three goroutines serve it: run connects and then receives, send writes what
+// is queued, and the sweep is a timer that is armed only while calls wait.
+type link struct {
+	opts         *StorageOptions
+	bounds       linkBounds
+	onLargeValue func(*coord.Call) // takes a read whose value the small link does not carry
+
+	conn   *grpc.ClientConn
+	stub   storagepb.StorageServiceClient
+	cancel context.CancelFunc
+	done   chan struct{} // closed when run has ended
+	wake   chan struct{} // holds a token when send has something to do
+
+	full error                  // of calls beyond the bounds
+	down atomic.Pointer[reason] // why calls are turned down; nil while they are not
+
+	mu       sync.Mutex
+	slots    []slot
+	unused   []uint32 // slots without a call
+	queue    []uint64 // ids of calls to be sent, oldest first; those of finished ones are skipped
+	bytes    int      // cost of all calls
+	sending  bool     // send is at work and will look at the queue again
+	sweeping bool     // the timer is armed
+	closed   bool
+	timer    *time.Timer
+	owed     int       // operations that were sent on this stream and not answered, even too late
+	waiting  time.Time // since when the node owes answers and has given none
+	hung     bool
+	probing  bool // a probe is under way
+}
+
+type reason struct{ err error }
+
+// slot holds a call under way. Its number and generation make the id of the
+// call on the wire, so that a late reply never meets another call.
+type slot struct {
+	call       *coord.Call
+	deadline   time.Time
+	cost       int
+	generation uint32
+	sent       bool
+}
+
+func dialLink(opts *StorageOptions, bounds linkBounds) (*link, error) {
+	conn, err := dialNode(opts)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	l := &link{
+		opts:   opts,
+		bounds: bounds,
+		conn:   conn,
+		stub:   storagepb.NewStorageServiceClient(conn),
+		cancel: cancel,
+		done:   make(chan struct{}),
+		wake:   make(chan struct{}, 1),
+		full: unsent("%s: queue is full, %d calls or %d bytes wait for an answer already",
+			opts.name(), bounds.calls, bounds.bytes),
+	}
+	l.down.Store(&reason{unsent("%s: not connected yet", opts.name())})
+	l.timer = time.AfterFunc(math.MaxInt64, l.sweep)
+	l.timer.Stop()
+	go l.run(ctx)
+	return l, nil
+}
+
+func (l *link) unavailable() error {
+	if down := l.down.Load(); down != nil {
+		return down.err
+	}
+	return nil
+}
+
+// do queues a call, or finishes it at once.
+func (l *link) do(call *coord.Call) {
+	if down := l.down.Load(); down != nil {
+		call.Finish(down.err)
+		return
+	}
+	if err := l.enqueue(call); err != nil {
+		call.Finish(err)
+	}
+}
+
+func (l *link) enqueue(call *coord.Call) error {
+	cost := operationOverhead + len(call.Tenant) + len(call.Key) + len(call.Version.Value)
+	l.mu.Lock()
+	// The link may have gone down since do looked, and a call that is queued
+	// then would wait for its deadline.
+	if down := l.down.Load(); down != nil && call.Caller != (*prober)(l) {
+		l.mu.Unlock()
+		return down.err
+	}
+	calls := len(l.slots) - len(l.unused)
+	if calls >= l.bounds.calls || calls > 0 && l.bytes+cost > l.bounds.bytes {
+		l.mu.Unlock()
+		return l.full
+	}
+	var at uint32
+	if n := len(l.unused); n > 0 {
+		at, l.unused = l.unused[n-1], l.unused[:n-1]
+	} else {
+		at = uint32(len(l.slots))
+		l.slots = append(l.slots, slot{})
+	}
+	s := &l.slots[at]
+	s.call, s.cost, s.sent, s.deadline = call, cost, false, call.Deadline
+	s.generation++
+	if s.deadline.IsZero() {
+		s.deadline = time.Now().Add(maxCallTime)
+	}
+	l.bytes += cost
+	l.queue = append(l.queue, uint64(s.generation)<<32|uint64(at))
+	if !l.sweeping {
+		l.sweeping = true
+		l.timer.Reset(sweepEvery)
+	}
+	wake := !l.sending
+	l.sending = true
+	l.mu.Unlock()
+	if wake {
+		select {
+		case l.wake <- struct{}{}:
+		default:
+		}
+	}
+	return nil
+}
+
+// take empties a slot and returns its call, which from then on is the caller's
+// to finish. The lock is held.
+func (l *link) take(at uint32) *coord.Call {
+	s := &l.slots[at]
+	call := s.call
+	s.call = nil
+	l.bytes -= s.cost
+	l.unused = append(l.unused, at)
+	return call
+}
+
+// find is the slot of an id whose call is still under way. The lock is held.
+func (l *link) find(id uint64) (at uint32, ok bool) {
+	at = uint32(id)
+	if int64(at) >= int64(len(l.slots)) {
+		return 0, false
+	}
+	s := &l.slots[at]
+	return at, s.call != nil && s.generation == uint32(id>>32)
+}
+
+// run keeps the link connected until ctx ends.
+func (l *link) run(ctx context.Context) {
+	defer close(l.done)
+	for pause := retryMin; ; {
+		lasted, err := l.session(ctx)
+		l.disconnected(err)
+		if ctx.Err() != nil {
+			return
+		}
+		if lasted {
+			pause = retryMin
+		}
+		l.pause(ctx, pause+rand.N(pause/4))
+		pause = min(2*pause, retryMax)
+	}
+}
+
+// pause waits, but no longer than until a lost connection stands again.
+func (l *link) pause(ctx context.Context, d time.Duration) {
+	ctx, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	state := l.conn.GetState()
+	if state == connectivity.Ready {
+		<-ctx.Done()
+		return
+	}
+	for state != connectivity.Ready && l.conn.WaitForStateChange(ctx, state) {
+		state = l.conn.GetState()
+	}
+}
+
+// session checks who answers, opens a stream and serves it until it breaks. It
+// tells whether the stream lasted for a while, and why it ended.
+func (l *link) session(ctx context.Context) (lasted bool, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if err := l.identify(ctx); err != nil {
+		return false, err
+	}
+	stream, err := l.stub.Exchange(ctx)
+	if err != nil {
+		return false, fmt.Errorf("open stream: %s", status.Convert(err).Message())
+	}
+	l.connected()
+	began := time.Now()
+	sent := make(chan struct{})
+	go func() {
+		defer close(sent)
+		// A send fails with io.EOF where the stream ended; receive knows why.
+		if err := l.send(stream); err != nil && err != io.EOF {
+			cancel()
+		}
+	}()
+	err = l.receive(stream)
+	cancel()
+	<-sent
+	return time.Since(began) > retryMax, err
+}
+
+// identify asks the node who it is.
+func (l *link) identify(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	resp, err := l.stub.Describe(ctx, new(storagepb.DescribeRequest))
+	switch {
+	case err != nil:
+		return errors.New(status.Convert(err).Message())
+	case l.opts.NodeID != "" && resp.Id != l.opts.NodeID:
+		return fmt.Errorf("node %q answers there, want %q", resp.Id, l.opts.NodeID)
+	case l.opts.UUID != "" && resp.Uuid != l.opts.UUID:
+		return fmt.Errorf("the data directory there is %s, want %s", resp.Uuid, l.opts.UUID)
+	}
+	return nil
+}
+
+func (l *link) connected() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.closed {
+		l.down.Store(nil)
+	}
+}
+
+// disconnected turns new calls down and finishes those under way.
+func (l *link) disconnected(cause error) {
+	l.mu.Lock()
+	var never, lost []*coord.Call
+	for at := range l.slots {
+		if l.slots[at].call == nil {
+			continue
+		}
+		if l.slots[at].sent {
+			lost = append(lost, l.take(uint32(at)))
+		} else {
+			never = append(never, l.take(uint32(at)))
+		}
+	}
+	l.queue = l.queue[:0]
+	l.owed = 0
+	l.hung, l.sending = false, false
+	down := unsent("%s: not connected: %v", l.opts.name(), cause)
+	if l.closed {
+		down = unsent("%s: the connection was closed here", l.opts.name())
+	}
+	l.down.Store(&reason{down})
+	l.mu.Unlock()
+
+	for _, call := range never {
+		call.Finish(down)
+	}
+	if len(lost) > 0 {
+		err := unanswered("%s: the connection ended before the answer: %v", l.opts.name(), cause)
+		for _, call := range lost {
+			call.Finish(err)
+		}
+	}
+}
+
+// send writes what is queued, as much at a time as has gathered.
+func (l *link) send(stream grpc.ClientStream) error {
+	m := new(outgoing)
+	for {
+		select {
+		case <-l.wake:
+		case <-stream.Context().Done():
+			return nil
+		}
+		for {
+			// Whoever else is ready to run may have calls for the same message.
+			runtime.Gosched()
+			if !l.gather(m) {
+				break
+			}
+			err := stream.SendMsg(&m.batch)
+			m.clear()
+			if err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// gather fills m with the oldest queued calls, and tells whether there are any.
+// It reads calls only under the lock, since a finished one belongs to its owner
+// again; the values that m points to are never changed by anyone.
+func (l *link) gather(m *outgoing) bool {
+	now := time.Now()
+	l.mu.Lock()
+	size, used := 0, 0
+	for _, id := range l.queue {
+		at, ok := l.find(id)
+		if ok {
+			s := &l.slots[at]
+			// Calls that are too late to send stay in their slots for the sweep.
+			if left := s.deadline.Sub(now); left > 0 {
+				if m.len() > 0 && (size+s.cost > batchBytes || m.len() == batchOperations) {
+					break
+				}
+				m.add(id, s.call, left, l.bounds.large)
+				s.sent = true
+				size += s.cost
+			}
+		}
+		used++
+	}
+	l.queue = append(l.queue[:0], l.queue[used:]...)
+	if l.owed == 0 {
+		l.waiting = now
+	}
+	l.owed += m.len()
+	l.sending = m.len() > 0
+	l.mu.Unlock()
+	return m.len() > 0
+}
+
+// receive finishes calls as their replies come, until the stream ends.
+func (l *link) receive(stream grpc.ClientStream) error {
+	replies := storagepb.BatchReplyFromVTPool()
+	defer replies.ReturnToVTPool()
+	in := inbound{message: replies}
+	defer in.free()
+	shared := make(names)
+	var calls []*coord.Call
+	for {
+		if err := stream.RecvMsg(&in); err != nil {
+			if err == io.EOF {
+				return errors.New("the node closed the stream")
+			}
+			return errors.New(status.Convert(err).Message())
+		}
+		calls = l.answered(replies, calls[:0])
+		for i, call := range calls {
+			if call == nil {
+				continue
+			}
+			l.finish(&in, shared, call, replies.Replies[i])
+			calls[i] = nil
+		}
+		replies.ResetVT()
+		in.free()
+	}
+}
+
+// answered appends the call of each reply to calls, nil for one that is late.
+func (l *link) answered(replies *storagepb.BatchReply, calls []*coord.Call) []*coord.Call {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, r := range replies.Replies {
+		var call *coord.Call
+		if at, ok := l.find(r.Id); ok && l.slots[at].sent {
+			call = l.take(at)
+		}
+		calls = append(calls, call)
+	}
+	l.owed = max(l.owed-len(replies.Replies), 0)
+	l.waiting = time.Now()
+	if l.hung {
+		l.hung = false
+		l.down.Store(nil)
+	}
+	return calls
+}
+
+// finish hands a reply to its call.
+func (l *link) finish(in *inbound, shared names, call *coord.Call, r *storagepb.Reply) {
+	if r.Code == storagepb.Code_CODE_LARGE_VALUE {
+		if l.onLargeValue != nil {
+			l.onLargeValue(call)
+			return
+		}
+		call.Finish(unanswered("%s: the node keeps back a large value on the link for large ones", l.opts.name()))
+		return
+	}
+	err := errorOf(r.Code, r.Text)
+	call.Held = coord.Version{}
+	if err == nil && r.Held != nil {
+		aliased, faulty := shared.version(&call.Held, r.Held)
+		if aliased {
+			in.detach()
+		}
+		r.Held.Value = nil
+		if faulty != nil {
+			err = &callError{
+				text:  fmt.Sprintf("%s: answer: %v", l.opts.name(), faulty),
+				kinds: []error{coord.ErrReplicaUnavailable, coord.ErrCorrupt},
+			}
+		}
+	}
+	call.Finish(err)
+}
+
+// sweep finishes calls whose deadline has passed, and finds out a node that
+// has fallen silent.
+func (l *link) sweep() {
+	now := time.Now()
+	var late, never []*coord.Call
+	l.mu.Lock()
+	for at := range l.slots {
+		s := &l.slots[at]
+		if s.call == nil || now.Before(s.deadline) {
+			continue
+		}
+		if s.sent {
+			late = append(late, l.take(uint32(at)))
+		} else {
+			never = append(never, l.take(uint32(at)))
+		}
+	}
+	l.compact()
+	if l.owed > 0 && !l.hung && now.Sub(l.waiting) >= l.bounds.hungAfter {
+		l.hung = true
+		l.down.Store(&reason{unsent("%s: connected, but silent for %v while calls wait",
+			l.opts.name(), now.Sub(l.waiting).Round(time.Millisecond))})
+	}
+	probe := l.hung && !l.probing
+	l.probing = l.probing || probe
+	l.sweeping = !l.closed && (l.hung || l.owed > 0 || len(l.unused) < len(l.slots))
+	if l.sweeping {
+		l.timer.Reset(sweepEvery)
+	}
+	l.mu.Unlock()
+
+	for _, call := range late {
+		call.Finish(errLate)
+	}
+	for _, call := range never {
+		call.Finish(errTooLate)
+	}
+	if probe {
+		l.probe()
+	}
+}
+
+var (
+	errLate    = unanswered("no answer before the deadline")
+	errTooLate = unsent("deadline passed before the call was sent")
+)
+
+// compact drops the ids of finished calls from the queue, which otherwise grows
+// while the node takes nothing. The lock is held.
+func (l *link) compact() {
+	kept := l.queue[:0]
+	for _, id := range l.queue {
+		if _, ok := l.find(id); ok {
+			kept = append(kept, id)
+		}
+	}
+	l.queue = kept
+}
+
+// prober receives the end of probes; it is the link itself under another name.
+type prober link
+
+func (p *prober) Done(*coord.Call) {
+	p.mu.Lock()
+	p.probing = false
+	p.mu.Unlock()
+}
+
+// probe asks a silent node for a key that nobody has. Whatever it answers, it
+// lives; only one probe is under way at a time.
+func (l *link) probe() {
+	call := &coord.Call{Kind: coord.CallHead, Deadline: time.Now().Add(time.Second), Caller: (*prober)(l)}
+	if err := l.enqueue(call); err != nil {
+		call.Finish(err)
+	}
+}
+
+// close ends the link for good.
+func (l *link) close() error {
+	l.mu.Lock()
+	l.closed = true
+	l.mu.Unlock()
+	l.cancel()
+	<-l.done
+	l.timer.Stop()
+	return l.conn.Close()
+}
+
+// outgoing is a batch being made, reused from one to the next.
+type outgoing struct {
+	batch      storagepb.Batch
+	operations []*storagepb.Operation
+	versions   []*outbound
+}
+
+func (m *outgoing) len() int { return len(m.batch.Operations) }
+
+func (m *outgoing) add(id uint64, call *coord.Call, left time.Duration, acceptLarge bool) {
+	n := m.len()
+	if n == len(m.operations) {
+		m.operations = append(m.operations, new(storagepb.Operation))
+		m.versions = append(m.versions, new(outbound))
+	}
+	op := m.operations[n]
+	op.Id = id
+	op.Kind = storagepb.Kind(call.Kind)
+	op.Tenant = call.Tenant
+	op.Key = call.Key
+	op.Token = uint64(call.Token)
+	op.Epoch = call.Epoch
+	op.Intent = storagepb.Intent(call.Intent)
+	op.TimeoutMs = uint32(min(max(left.Milliseconds(), 1), maxCallTime.Milliseconds()))
+	op.AcceptLarge = acceptLarge
+	op.Version = nil
+	if call.Kind == coord.CallApply {
+		op.Version = m.versions[n].set(&call.Version.Head, call.Version.Value)
+	}
+	m.batch.Operations = m.operations[:n+1]
+}
+
+func (m *outgoing) clear() {
+	for i := range m.batch.Operations {
+		m.versions[i].clear()
+	}
+	m.batch.Operations = m.operations[:0]
+}

@@ -1,0 +1,307 @@
+package rpc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/health"
+	"google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/reflection"
+	"google.golang.org/grpc/status"
+
+	"github.com/pairdb/coordinator/coord"
+	"github.com/pairdb/coordinator/ring"
+	"github.com/pairdb/coordinator/rpc/storagepb"
+)
+
+// scanPageBytes bounds one page of a scan on the wire; a longer one is cut.
+const scanPageBytes = 4 << 20
+
+// StorageServerOptions configure a StorageServer. Zero fields take the default
+// in brackets.
+type StorageServerOptions struct {
+	// Replica is what is served, required. Its owner closes it, after Stop.
+	Replica coord.Replica
+	// TLS secures connections; nil serves plaintext.
+	TLS credentials.TransportCredentials
+
+	// MaxConnections bounds the connections that are open at once [256].
+	// Others are closed as they come.
+	MaxConnections int
+	// MaxOperations and MaxBytes bound what one stream may have under way:
+	// operations, and bytes of values that came in or wait to be sent
+	// [8192, 32 MiB]. Beyond them the stream is not read.
+	MaxOperations int
+	MaxBytes      int
+	// MaxScans bounds the scans that run at once [4]; others wait.
+	MaxScans int
+}
+
+func (o StorageServerOptions) withDefaults() (StorageServerOptions, error) {
+	setDefault(&o.MaxConnections, 256)
+	setDefault(&o.MaxOperations, 8192)
+	setDefault(&o.MaxBytes, 32<<20)
+	setDefault(&o.MaxScans, 4)
+	var faults []error
+	if o.Replica == nil {
+		faults = append(faults, errors.New("no replica"))
+	}
+	if min(o.MaxConnections, o.MaxOperations, o.MaxBytes, o.MaxScans) < 0 {
+		faults = append(faults, errors.New("a negative limit"))
+	}
+	if err := errors.Join(faults...); err != nil {
+		return o, fmt.Errorf("storage server options: %w", err)
+	}
+	return o, nil
+}
+
+// StorageServer serves a replica to coordinators, with server reflection and
+// the standard health service. Its methods are safe for concurrent use.
+type StorageServer struct {
+	opts   StorageServerOptions
+	grpc   *grpc.Server
+	health *health.Server
+	tasks  sync.Pool
+	scans  chan struct{} // holds a token for each scan that runs
+
+	stopping chan struct{} // closed when operations are no longer taken
+	stop     sync.Once
+
+	connections atomic.Int64
+	refused     atomic.Int64
+}
+
+// NewStorageServer makes a server that Serve starts.
+func NewStorageServer(opts StorageServerOptions) (*StorageServer, error) {
+	opts, err := opts.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	s := &StorageServer{
+		opts:     opts,
+		health:   health.NewServer(),
+		scans:    make(chan struct{}, opts.MaxScans),
+		stopping: make(chan struct{}),
+	}
+	s.tasks.New = func() any { return new(task) }
+	s.grpc = grpc.NewServer(append(connectionSettings(opts.TLS),
+		grpc.MaxConcurrentStreams(256),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: keepaliveTime, Timeout: keepaliveTimeout}),
+	)...)
+	storagepb.RegisterStorageServiceServer(s.grpc, &storageService{server: s})
+	grpc_health_v1.RegisterHealthServer(s.grpc, s.health)
+	reflection.Register(s.grpc)
+	s.health.SetServingStatus(storagepb.StorageService_ServiceDesc.ServiceName, grpc_health_v1.HealthCheckResponse_SERVING)
+	return s, nil
+}
+
+// Serve accepts connections until Stop, and then returns nil.
+func (s *StorageServer) Serve(lis net.Listener) error {
+	limited := &limitListener{Listener: lis, max: int64(s.opts.MaxConnections), open: &s.connections, refused: &s.refused}
+	if err := s.grpc.Serve(limited); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+		return fmt.Errorf("serve storage gRPC on %s: %w", lis.Addr(), err)
+	}
+	return nil
+}
+
+// Connections is how many connections are open.
+func (s *StorageServer) Connections() int { return int(s.connections.Load()) }
+
+// RefusedConnections is how many were closed for being beyond MaxConnections.
+func (s *StorageServer) RefusedConnections() int64 { return s.refused.Load() }
+
+// Stop ends the server: operations that come now are refused, those under way
+// are answered, then connections close; at the latest when ctx ends.
+func (s *StorageServer) Stop(ctx context.Context) {
+	s.health.Shutdown()
+	s.stop.Do(func() { close(s.stopping) })
+	stopped := make(chan struct{})
+	go func() {
+		s.grpc.GracefulStop()
+		close(stopped)
+	}()
+	select {
+	case <-stopped:
+	case <-ctx.Done():
+		s.grpc.Stop()
+		<-stopped
+	}
+}
+
+func (s *StorageServer) isStopping() bool {
+	select {
+	case <-s.stopping:
+		return true
+	default:
+		return false
+	}
+}
+
+// storageService holds the handlers.
+type storageService struct {
+	server *StorageServer
+}
+
+var _ storagepb.StorageServiceServer = (*storageService)(nil)
+
+// Exchange serves one stream of operations.
+func (s *storageService) Exchange(stream grpc.BidiStreamingServer[storagepb.Batch, storagepb.BatchReply]) error {
+	return newExchange(s.server, stream).run()
+}
+
+// Describe tells who the node is.
+func (s *storageService) Describe(ctx context.Context, _ *storagepb.DescribeRequest) (*storagepb.DescribeResponse, error) {
+	if s.server.isStopping() {
+		return nil, errStopping
+	}
+	d, err := s.server.opts.Replica.Describe(ctx)
+	if err != nil {
+		return nil, unaryStatus(err)
+	}
+	return &storagepb.DescribeResponse{Id: d.ID, Uuid: d.UUID, Keys: d.Keys, DiskUsedFraction: d.DiskUsedFraction}, nil
+}
+
+// Scan lists a page of keys, cut where it would be too large a message.
+func (s *storageService) Scan(ctx context.Context, req *storagepb.ScanRequest) (*storagepb.ScanResponse, error) {
+	if req.Limit < 1 || req.Limit > coord.MaxScanPage {
+		return nil, status.Errorf(codes.InvalidArgument, "limit is %d, want 1 to %d", req.Limit, coord.MaxScanPage)
+	}
+	ctx, cancel := context.WithTimeout(ctx, maxUnaryTime)
+	defer cancel()
+	select {
+	case s.server.scans <- struct{}{}:
+		defer func() { <-s.server.scans }()
+	case <-s.server.stopping:
+		return nil, errStopping
+	case <-ctx.Done():
+		return nil, status.FromContextError(ctx.Err()).Err()
+	}
+	page, err := s.server.opts.Replica.Scan(ctx, coord.ScanRequest{
+		Tenant: req.Tenant, Prefix: req.Prefix, After: position(req.After), Limit: int(req.Limit),
+	})
+	if err != nil {
+		return nil, unaryStatus(err)
+	}
+	resp := &storagepb.ScanResponse{Items: make([]*storagepb.ScanItem, 0, len(page.Items)), Next: positionMessage(page.Next)}
+	size := 0
+	for i := range page.Items {
+		item := &page.Items[i]
+		m := &storagepb.ScanItem{Position: positionMessage(&item.Position), Head: new(outbound).set(&item.Head, nil)}
+		size += m.SizeVT()
+		if i > 0 && size > scanPageBytes {
+			resp.Next = resp.Items[i-1].Position
+			break
+		}
+		resp.Items = append(resp.Items, m)
+	}
+	return resp, nil
+}
+
+var errStopping = status.Error(codes.Unavailable, "the storage node is shutting down")
+
+// unaryStatus tells what went wrong; a client calls all of it unavailable.
+func unaryStatus(err error) error {
+	code := codes.Unavailable
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		code = codes.DeadlineExceeded
+	case errors.Is(err, coord.ErrCorrupt):
+		code = codes.DataLoss
+	}
+	_, text := codeOf(err)
+	return status.Error(code, text)
+}
+
+// task is one operation under way, and the coord.Caller that is told its end.
+type task struct {
+	call     coord.Call
+	exchange *exchange
+	id       uint64
+	large    bool // the reply may hold a large value
+	cost     int  // bytes that it keeps: of the request, then of the reply
+	err      error
+}
+
+// Done takes the answer of the replica.
+func (t *task) Done(*coord.Call) { t.exchange.finished(t) }
+
+func (s *StorageServer) newTask(x *exchange, op *storagepb.Operation) *task {
+	t := s.tasks.Get().(*task)
+	t.exchange, t.id, t.large = x, op.Id, op.AcceptLarge
+	t.call.Caller = t
+	return t
+}
+
+func (s *StorageServer) release(t *task) {
+	*t = task{}
+	s.tasks.Put(t)
+}
+
+// request reads an operation into the task's call. The call then shares no
+// memory with the message, but for a large value: aliased tells of one.
+func (t *task) request(op *storagepb.Operation, shared names, now time.Time) (aliased bool, err error) {
+	c := &t.call
+	switch op.Kind {
+	case storagepb.Kind_KIND_HEAD, storagepb.Kind_KIND_READ, storagepb.Kind_KIND_APPLY:
+		c.Kind = coord.CallKind(op.Kind)
+	default:
+		return false, fmt.Errorf("%w: operation %d is unknown", coord.ErrReplicaRefused, op.Kind)
+	}
+	switch {
+	case len(op.Tenant) > MaxTenantBytes || len(op.Key) > MaxKeyBytes:
+		return false, fmt.Errorf("%w: tenant has %d bytes, key %d, want at most %d and %d",
+			coord.ErrReplicaRefused, len(op.Tenant), len(op.Key), MaxTenantBytes, MaxKeyBytes)
+	case op.TimeoutMs == 0:
+		return false, fmt.Errorf("%w: no time to do it", coord.ErrReplicaRefused)
+	}
+	c.Tenant = shared.keep(op.Tenant)
+	c.Key = strings.Clone(op.Key)
+	c.Token = ring.Token(op.Token)
+	c.Epoch = op.Epoch
+	c.Deadline = now.Add(min(time.Duration(op.TimeoutMs)*time.Millisecond, maxCallTime))
+	if c.Kind != coord.CallApply {
+		return false, nil
+	}
+	if op.Intent != storagepb.Intent_INTENT_WRITE && op.Intent != storagepb.Intent_INTENT_REPAIR {
+		return false, fmt.Errorf("%w: intent %d is unknown", coord.ErrReplicaRefused, op.Intent)
+	}
+	if op.Version == nil {
+		return false, fmt.Errorf("%w: no version to apply", coord.ErrReplicaRefused)
+	}
+	c.Intent = coord.Intent(op.Intent)
+	aliased, err = shared.version(&c.Version, op.Version)
+	if err != nil {
+		return false, fmt.Errorf("%w: %w", coord.ErrReplicaRefused, err)
+	}
+	return aliased, nil
+}
+
+// reply fills a message with the task's answer.
+func (t *task) reply(m *storagepb.Reply, version *outbound) {
+	m.Id = t.id
+	m.Held = nil
+	m.Code, m.Text = codeOf(t.err)
+	if t.err != nil {
+		return
+	}
+	held := &t.call.Held
+	switch {
+	case !held.Exists():
+	case t.call.Kind != coord.CallRead:
+		m.Held = version.set(&held.Head, nil)
+	case len(held.Value) > largeValue && !t.large:
+		m.Code = storagepb.Code_CODE_LARGE_VALUE
+	default:
+		m.Held = version.set(&held.Head, held.Value)
+	}
+}
