@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/bits"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -24,9 +25,10 @@ type handoff struct {
 	mu      sync.Mutex
 	pending map[hintKey]Hint
 	bytes   int64
+	storing []Hint                                      // a group between pending and debts
 	owed    map[string]*[1 << OwedRangeBits / 64]uint64 // by node; not yet stored
+	debts   []Debt                                      // stored ones, as they were last seen
 
-	debts     atomic.Pointer[[]Debt] // stored ones, as they were last seen
 	replaying sync.Map               // node id -> struct{}
 	replayed  atomic.Uint64
 	lost      atomic.Uint64 // hints given up for owed ranges
@@ -62,10 +64,8 @@ const (
 const DefaultHintLifetime = 24 * time.Hour
 
 func newHandoff(c *Coordinator, store Hints) *handoff {
-	h := &handoff{c: c, store: store, wake: make(chan struct{}, 1),
+	return &handoff{c: c, store: store, wake: make(chan struct{}, 1),
 		pending: map[hintKey]Hint{}, owed: map[string]*[1 << OwedRangeBits / 64]uint64{}}
-	h.debts.Store(&[]Debt{})
-	return h
 }
 
 // add takes a hint in. It never blocks for longer than a map takes.
@@ -146,25 +146,55 @@ func (h *handoff) report(what string, err error) {
 	}
 }
 
-// flush stores all pending hints and owed ranges, in groups.
+// flush stores the pending hints and owed ranges, in groups. Hints that are
+// added meanwhile may be left for the next flush: while a busy node is down
+// they never end, and other nodes' replays would wait.
 func (h *handoff) flush(ctx context.Context) error {
-	for {
+	h.mu.Lock()
+	left := len(h.pending)
+	h.mu.Unlock()
+	for left > 0 {
 		group := h.takeGroup()
 		if len(group) == 0 {
-			return h.flushOwed(ctx)
+			break
 		}
-		bounded, cancel := context.WithTimeout(ctx, hintStoreTimeout)
-		err := h.store.PutHints(bounded, h.c.issuer.writer.ID, group)
-		cancel()
-		if err != nil {
-			h.mu.Lock()
-			for _, hint := range group {
-				h.admit(hint)
-			}
-			h.mu.Unlock()
+		left -= len(group)
+		if err := h.storeGroup(ctx, group); err != nil {
 			return err
 		}
 	}
+	return h.flushOwed(ctx)
+}
+
+func (h *handoff) storeGroup(ctx context.Context, group []Hint) error {
+	ctx, cancel := context.WithTimeout(ctx, hintStoreTimeout)
+	defer cancel()
+	if err := h.store.PutHints(ctx, h.c.issuer.writer.ID, group); err != nil {
+		h.mu.Lock()
+		for _, hint := range group {
+			h.admit(hint)
+		}
+		h.storing = nil
+		h.mu.Unlock()
+		return err
+	}
+	return h.refresh(ctx)
+}
+
+// refresh reads what nodes are owed. The hints that were being stored are
+// among it from then on, so the ledger counts them all along.
+func (h *handoff) refresh(ctx context.Context) error {
+	debts, err := h.store.Debts(ctx)
+	if err != nil {
+		return fmt.Errorf("read what storage nodes are owed: %w", err)
+	}
+	h.mu.Lock()
+	h.storing, h.debts = nil, debts
+	h.mu.Unlock()
+	for id, p := range h.c.view.Load().peers {
+		p.indebted.Store(slices.ContainsFunc(debts, func(d Debt) bool { return d.Node == id }))
+	}
+	return nil
 }
 
 func (h *handoff) takeGroup() []Hint {
@@ -181,6 +211,7 @@ func (h *handoff) takeGroup() []Hint {
 		delete(h.pending, k)
 		h.bytes -= hint.Size()
 	}
+	h.storing = group
 	return group
 }
 
@@ -189,11 +220,14 @@ func (h *handoff) flushOwed(ctx context.Context) error {
 	owed := h.owed
 	h.owed = map[string]*[1 << OwedRangeBits / 64]uint64{}
 	h.mu.Unlock()
+	if len(owed) == 0 {
+		return nil
+	}
 	var errs []error
-	for node, bits := range owed {
+	for node, words := range owed {
 		var ranges []uint16
 		for r := range uint16(1 << OwedRangeBits) {
-			if bits[r/64]&(1<<(r%64)) != 0 {
+			if words[r/64]&(1<<(r%64)) != 0 {
 				ranges = append(ranges, r)
 			}
 		}
@@ -209,6 +243,11 @@ func (h *handoff) flushOwed(ctx context.Context) error {
 			h.mu.Unlock()
 		}
 	}
+	if len(errs) == 0 {
+		bounded, cancel := context.WithTimeout(ctx, hintStoreTimeout)
+		defer cancel()
+		return h.refresh(bounded)
+	}
 	return errors.Join(errs...)
 }
 
@@ -222,19 +261,14 @@ func (h *handoff) look(ctx context.Context) {
 		}
 		return
 	}
-	debts, err := h.store.Debts(bounded)
-	if err != nil {
+	if err := h.refresh(bounded); err != nil {
 		if ctx.Err() == nil {
-			h.report("read what storage nodes are owed", err)
+			h.report("look for hints to replay", err)
 		}
 		return
 	}
-	h.debts.Store(&debts)
 	v := h.c.view.Load()
-	for id, p := range v.peers {
-		p.indebted.Store(slices.ContainsFunc(debts, func(d Debt) bool { return d.Node == id }))
-	}
-	for _, d := range debts {
+	for _, d := range h.debts { // only this goroutine changes it
 		p := v.peers[d.Node]
 		if d.Hints == 0 || p != nil && (p.replica.Unavailable() != nil || p.silent(h.c.now())) {
 			continue
@@ -327,6 +361,9 @@ func (h *handoff) deliver(ctx context.Context, hints []Hint) (settled []Hint, fa
 		if at := slices.IndexFunc(targets, func(n uint32) bool { return v.members[n].node.ID == hint.Node }); at >= 0 {
 			targets = targets[at : at+1]
 		}
+		if len(targets) == 0 {
+			owners[i] = []*Call{{Err: errNoOwner}}
+		}
 		for _, n := range targets {
 			call := &Call{
 				Kind: CallApply, Intent: IntentRepair,
@@ -355,6 +392,8 @@ func (h *handoff) deliver(ctx context.Context, hints []Hint) (settled []Hint, fa
 	return settled, failure
 }
 
+var errNoOwner = errors.New("no storage node owns the key now")
+
 // replayCalls waits for a set of calls.
 type replayCalls struct {
 	left atomic.Int64
@@ -369,15 +408,17 @@ func (r *replayCalls) finish() {
 	}
 }
 
-// ledger is what every node is owed, hints that wait in memory included.
+// ledger is what every node is owed, hints and ranges that wait in memory
+// included. One that is both stored and in memory counts twice for a moment,
+// but none ever counts for nothing.
 func (h *handoff) ledger() map[string]Debt {
 	ledger := map[string]Debt{}
-	for _, d := range *h.debts.Load() {
-		ledger[d.Node] = d
-	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for _, hint := range h.pending {
+	for _, d := range h.debts {
+		ledger[d.Node] = d
+	}
+	count := func(hint *Hint) {
 		d := ledger[hint.Node]
 		d.Node = hint.Node
 		d.Hints++
@@ -386,6 +427,22 @@ func (h *handoff) ledger() map[string]Debt {
 			d.Oldest = hint.Since
 		}
 		ledger[hint.Node] = d
+	}
+	for _, hint := range h.pending {
+		count(&hint)
+	}
+	for i := range h.storing {
+		count(&h.storing[i])
+	}
+	for node, ranges := range h.owed {
+		unstored := 0
+		for _, word := range ranges {
+			unstored += bits.OnesCount64(word)
+		}
+		d := ledger[node]
+		d.Node = node
+		d.OwedRanges = max(d.OwedRanges, unstored) // which of them are stored too is not known
+		ledger[node] = d
 	}
 	return ledger
 }

@@ -60,9 +60,33 @@ func (t Topology) Ring() (*ring.Ring, error) {
 // Identity is a node id held by this process alone.
 type Identity struct {
 	Writer Writer
+	// Lost is closed when the id can no longer be known to be held, because
+	// what holds it was cut off; nil where that cannot happen. The process must
+	// then stop issuing versions under it.
+	Lost <-chan struct{}
 	// Release gives the id back. The operating system or the database does so
 	// too when the process dies.
 	Release func() error
+}
+
+// AutoNodeID asks AcquireIdentity for the lowest free id of the form
+// coordinator-N, N from 1, so that processes that come and go reuse a few names
+// and vector clocks stay short.
+const AutoNodeID = "auto"
+
+// Change is something in metadata that another coordinator may have changed.
+type Change struct {
+	Tenant   string // a tenant was created, changed or deleted
+	Topology bool   // the nodes or the epoch have changed
+	Lost     bool   // changes may have gone unnoticed: anything may have changed
+}
+
+// Watcher is metadata that tells of changes, its own included.
+type Watcher interface {
+	// Watch calls changed for each change, one at a time and within a second,
+	// until ctx ends, and returns then. While the store does not answer it
+	// tries again by itself; when it is back it reports Lost.
+	Watch(ctx context.Context, changed func(Change))
 }
 
 // Metadata stores what coordinators share: tenants, nodes, identities. All
@@ -72,6 +96,7 @@ type Metadata interface {
 	// AcquireIdentity takes nodeID for this process and counts its
 	// incarnation up, from 1. Where another live process holds the id it waits
 	// until ctx ends, and then fails with ErrNodeIDTaken, naming the holder.
+	// AutoNodeID takes a free id; the Identity says which.
 	AcquireIdentity(ctx context.Context, nodeID string) (Identity, error)
 
 	// Tenant fails with ErrTenantNotFound.
@@ -99,6 +124,13 @@ type Metadata interface {
 	RemoveNode(ctx context.Context, epoch uint64, id string) (Topology, error)
 	// NodeKnown tells whether a node of this id was ever added, even if removed since.
 	NodeKnown(ctx context.Context, id string) (bool, error)
+
+	// AcquireLease makes holder the owner of a lease until ttl from now, by the
+	// store's clock, if nobody else owns it; an owner renews it so. It tells
+	// whether holder owns it now.
+	AcquireLease(ctx context.Context, name, holder string, ttl time.Duration) (bool, error)
+	// ReleaseLease ends holder's lease; without one it does nothing.
+	ReleaseLease(ctx context.Context, name, holder string) error
 
 	// Ping tells whether the store answers.
 	Ping(ctx context.Context) error

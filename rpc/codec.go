@@ -33,6 +33,13 @@ func (in *inbound) free() {
 // lives on points into it.
 func (in *inbound) detach() { in.buffer = nil }
 
+// tolerant is a message to be received that notes why it cannot be decoded.
+// gRPC would answer INTERNAL by itself, where the fault is the sender's.
+type tolerant struct {
+	message any
+	fault   error
+}
+
 // codec encodes fastMessages by their generated code and every other message
 // (reflection, health) as gRPC does by itself.
 type codec struct {
@@ -71,6 +78,9 @@ func (c codec) Marshal(v any) (mem.BufferSlice, error) {
 // as any of the message's fields, and an inbound one from gRPC's buffer.
 func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
 	switch m := v.(type) {
+	case *tolerant:
+		m.fault = c.Unmarshal(data, m.message)
+		return nil
 	case *inbound:
 		m.free()
 		m.buffer = data.MaterializeToBuffer(mem.DefaultBufferPool())

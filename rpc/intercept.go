@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 
 	"github.com/pairdb/coordinator/coord"
 )
@@ -106,16 +107,23 @@ func (s *Server) route(method string, handle grpc.MethodHandler) grpc.MethodHand
 
 	return func(srv any, ctx context.Context, decode func(any) error, interceptor grpc.UnaryServerInterceptor) (any, error) {
 		started := time.Now()
-		var request any
+		var request tolerant
+		var unread error // what gRPC has already told the client
 		response, err := s.serve(srv, ctx, timeout, handle, interceptor, func(in any) error {
-			request = in
-			if err := decode(in); err != nil {
-				return fmt.Errorf("%w: %w", errMalformed, err)
+			request.message = in
+			if unread = decode(&request); unread != nil {
+				return unread
+			}
+			if request.fault != nil {
+				return fmt.Errorf("%w: %w", errMalformed, request.fault)
 			}
 			return nil
 		})
 		call := Call{Method: method, Operation: operation, Err: err, ctx: ctx}
-		if err != nil {
+		switch {
+		case unread != nil:
+			call.Code = status.Code(unread)
+		case err != nil:
 			v := judge(err)
 			call.Code, call.Reason = v.code, v.reason
 			switch {
@@ -129,10 +137,10 @@ func (s *Server) route(method string, handle grpc.MethodHandler) grpc.MethodHand
 			response = nil
 		}
 		if s.opts.Observe != nil {
-			if of, ok := request.(interface{ GetTenantId() string }); ok {
+			if of, ok := request.message.(interface{ GetTenantId() string }); ok {
 				call.Tenant = of.GetTenantId()
 			}
-			if of, ok := request.(interface{ GetKey() string }); ok {
+			if of, ok := request.message.(interface{ GetKey() string }); ok {
 				call.Key = of.GetKey()
 			}
 			call.Took = time.Since(started)

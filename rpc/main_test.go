@@ -21,6 +21,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
+var _ Engine = (*coord.Coordinator)(nil)
+
 // script is an Engine that does what the test says; what it was not told to do
 // fails the test.
 type script struct {
@@ -57,10 +59,10 @@ func (s *script) Tenants(_ context.Context, after string, limit int) ([]coord.Te
 func (s *script) SetReplicationFactor(_ context.Context, id string, rf int) (before, after coord.Tenant, err error) {
 	return s.setRF(id, rf)
 }
-func (s *script) DeleteTenant(_ context.Context, id string) error        { return s.drop(id) }
-func (s *script) AddNode(_ context.Context, n coord.StorageNode) error   { return s.addNode(n) }
-func (s *script) Nodes(context.Context) ([]coord.NodeState, error)       { return s.nodes() }
-func (s *script) Status(context.Context) coord.Status                    { return s.status }
+func (s *script) DeleteTenant(_ context.Context, id string) error       { return s.drop(id) }
+func (s *script) AddNode(_ context.Context, n coord.StorageNode) error  { return s.addNode(n) }
+func (s *script) Nodes(context.Context) ([]coord.NodeState, error)      { return s.nodes() }
+func (s *script) Status(context.Context) coord.Status                   { return s.status }
 func (s *script) RemoveNode(_ context.Context, id string, f bool) error { return s.removeNode(id, f) }
 
 // start serves opts in memory and returns the server and a connection to it.

@@ -237,7 +237,8 @@ func (s *Server) Stop(ctx context.Context) error {
 }
 
 // stopGracefully closes connections once their streams have ended, and at once
-// when ctx ends or after streamGrace: no request is under way any more.
+// when ctx ends or after streamGrace. It does not wait for a handler that goes
+// on all the same.
 func stopGracefully(ctx context.Context, server *grpc.Server) {
 	ctx, cancel := context.WithTimeout(ctx, streamGrace)
 	defer cancel()
@@ -250,7 +251,6 @@ func stopGracefully(ctx context.Context, server *grpc.Server) {
 	case <-stopped:
 	case <-ctx.Done():
 		server.Stop()
-		<-stopped
 	}
 }
 

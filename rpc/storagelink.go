@@ -58,7 +58,7 @@ type link struct {
 	mu       sync.Mutex
 	slots    []slot
 	unused   []uint32 // slots without a call
-	queue    []uint64 // ids of calls to be sent, oldest first; those of finished ones are skipped
+	queue    []ticket // calls to be sent, oldest first; those that are finished are skipped
 	bytes    int      // cost of all calls
 	sending  bool     // send is at work and will look at the queue again
 	sweeping bool     // the timer is armed
@@ -72,8 +72,19 @@ type link struct {
 
 type reason struct{ err error }
 
-// slot holds a call under way. Its number and generation make the id of the
-// call on the wire, so that a late reply never meets another call.
+// ticket names a call under way: its slot, and how many calls that slot has
+// held, so that a late reply never meets another call.
+type ticket struct {
+	at         uint32
+	generation uint32
+}
+
+// id is the ticket as operations and replies carry it.
+func (t ticket) id() uint64 { return uint64(t.generation)<<32 | uint64(t.at) }
+
+func ticketOf(id uint64) ticket { return ticket{uint32(id), uint32(id >> 32)} }
+
+// slot holds a call under way.
 type slot struct {
 	call       *coord.Call
 	deadline   time.Time
@@ -152,7 +163,7 @@ func (l *link) enqueue(call *coord.Call) error {
 		s.deadline = time.Now().Add(maxCallTime)
 	}
 	l.bytes += cost
-	l.queue = append(l.queue, uint64(s.generation)<<32|uint64(at))
+	l.queue = append(l.queue, ticket{at, s.generation})
 	if !l.sweeping {
 		l.sweeping = true
 		l.timer.Reset(sweepEvery)
@@ -180,14 +191,15 @@ func (l *link) take(at uint32) *coord.Call {
 	return call
 }
 
-// find is the slot of an id whose call is still under way. The lock is held.
-func (l *link) find(id uint64) (at uint32, ok bool) {
-	at = uint32(id)
-	if int64(at) >= int64(len(l.slots)) {
-		return 0, false
+// find is the slot of a call, nil where it has ended. The lock is held.
+func (l *link) find(t ticket) *slot {
+	if uint64(t.at) >= uint64(len(l.slots)) {
+		return nil
 	}
-	s := &l.slots[at]
-	return at, s.call != nil && s.generation == uint32(id>>32)
+	if s := &l.slots[t.at]; s.call != nil && s.generation == t.generation {
+		return s
+	}
+	return nil
 }
 
 // run keeps the link connected until ctx ends.
@@ -339,16 +351,14 @@ func (l *link) gather(m *outgoing) bool {
 	now := time.Now()
 	l.mu.Lock()
 	size, used := 0, 0
-	for _, id := range l.queue {
-		at, ok := l.find(id)
-		if ok {
-			s := &l.slots[at]
+	for _, t := range l.queue {
+		if s := l.find(t); s != nil {
 			// Calls that are too late to send stay in their slots for the sweep.
 			if left := s.deadline.Sub(now); left > 0 {
 				if m.len() > 0 && (size+s.cost > batchBytes || m.len() == batchOperations) {
 					break
 				}
-				m.add(id, s.call, left, l.bounds.large)
+				m.add(t.id(), s.call, left, l.bounds.large)
 				s.sent = true
 				size += s.cost
 			}
@@ -399,8 +409,9 @@ func (l *link) answered(replies *storagepb.BatchReply, calls []*coord.Call) []*c
 	defer l.mu.Unlock()
 	for _, r := range replies.Replies {
 		var call *coord.Call
-		if at, ok := l.find(r.Id); ok && l.slots[at].sent {
-			call = l.take(at)
+		t := ticketOf(r.Id)
+		if s := l.find(t); s != nil && s.sent {
+			call = l.take(t.at)
 		}
 		calls = append(calls, call)
 	}
@@ -488,13 +499,13 @@ var (
 	errTooLate = unsent("deadline passed before the call was sent")
 )
 
-// compact drops the ids of finished calls from the queue, which otherwise grows
+// compact drops finished calls from the queue, which otherwise grows
 // while the node takes nothing. The lock is held.
 func (l *link) compact() {
 	kept := l.queue[:0]
-	for _, id := range l.queue {
-		if _, ok := l.find(id); ok {
-			kept = append(kept, id)
+	for _, t := range l.queue {
+		if l.find(t) != nil {
+			kept = append(kept, t)
 		}
 	}
 	l.queue = kept

@@ -134,7 +134,6 @@ func (s *StorageServer) Stop(ctx context.Context) {
 	case <-stopped:
 	case <-ctx.Done():
 		s.grpc.Stop()
-		<-stopped
 	}
 }
 
