@@ -22,6 +22,9 @@ const justAbove = time.Second
 // above what the replica holds; repairs never are, since they spread what was
 // already accepted elsewhere.
 func Admit(held, incoming *Head, intent Intent, wall time.Time, maxOffset time.Duration) (store bool, err error) {
+	if mutant == mutantBlindApply || mutant == mutantTombstoneAbsent && held.Tombstone {
+		return true, nil
+	}
 	if incoming.Compare(held) <= 0 {
 		return false, nil
 	}

@@ -139,6 +139,9 @@ func New(ctx context.Context, options Options) (*Coordinator, error) {
 	run, stop := context.WithCancel(context.Background())
 	c.stop = stop
 	c.background.Go(func() { c.watchTopology(run) })
+	if watcher, ok := options.Metadata.(Watcher); ok {
+		c.background.Go(func() { watcher.Watch(run, func(change Change) { c.noteChange(run, change) }) })
+	}
 	if options.Hints != nil {
 		c.handoff = newHandoff(c, options.Hints)
 		c.background.Go(func() { c.handoff.run(run) })

@@ -15,15 +15,8 @@ import (
 
 var errDown = errors.New("connection refused")
 
-func (g *gate) cut()    { g.down.Store(&errDown) }
-func (g *gate) mend()   { g.down.Store(nil) }
-func (g *gate) id() string {
-	who, err := g.Describe(context.Background())
-	if err != nil {
-		return err.Error()
-	}
-	return who.ID
-}
+func (g *gate) cut()  { g.down.Store(&errDown) }
+func (g *gate) mend() { g.down.Store(nil) }
 
 // startHinted is start with the cluster's metadata store for hints.
 func (c *cluster) startHinted(t testing.TB, id string, change func(*coord.Options)) *coord.Coordinator {
@@ -263,15 +256,17 @@ func TestWhatIsNotHinted(t *testing.T) {
 	cluster.paid(t, c)
 }
 
-// faultyHints is a store that can fail, or stall its next group.
+// faultyHints is a store that can fail, or stall the next group it is given.
 type faultyHints struct {
-	coord.Hints
+	store   coord.Hints
 	failing atomic.Bool
 	stall   atomic.Bool
 	stalled atomic.Bool
-	lists   atomic.Int64
 	failed  atomic.Int64
+	lists   atomic.Int64
 }
+
+var _ coord.Hints = (*faultyHints)(nil)
 
 func (f *faultyHints) fail() error {
 	if !f.failing.Load() {
@@ -290,44 +285,418 @@ func (f *faultyHints) PutHints(ctx context.Context, coordinator string, hints []
 	if err := f.fail(); err != nil {
 		return err
 	}
-	return f.Hints.PutHints(ctx, coordinator, hints)
+	return f.store.PutHints(ctx, coordinator, hints)
+}
+
+func (f *faultyHints) Hints(ctx context.Context, node, coordinator string, orphanedBefore time.Time, after *coord.Position, limit int, maxBytes int64) ([]coord.Hint, error) {
+	f.lists.Add(1)
+	if err := f.fail(); err != nil {
+		return nil, err
+	}
+	return f.store.Hints(ctx, node, coordinator, orphanedBefore, after, limit, maxBytes)
 }
 
 func (f *faultyHints) DropHints(ctx context.Context, hints []coord.Hint) error {
 	if err := f.fail(); err != nil {
 		return err
 	}
-	return f.Hints.DropHints(ctx, hints)
+	return f.store.DropHints(ctx, hints)
 }
 
 func (f *faultyHints) ExpireHints(ctx context.Context, before time.Time, limit int) (int, error) {
 	if err := f.fail(); err != nil {
 		return 0, err
 	}
-	return f.Hints.ExpireHints(ctx, before, limit)
+	return f.store.ExpireHints(ctx, before, limit)
 }
 
 func (f *faultyHints) Owe(ctx context.Context, node string, ranges []uint16) error {
 	if err := f.fail(); err != nil {
 		return err
 	}
-	return f.Hints.Owe(ctx, node, ranges)
+	return f.store.Owe(ctx, node, ranges)
 }
 
 func (f *faultyHints) Debts(ctx context.Context) ([]coord.Debt, error) {
 	if err := f.fail(); err != nil {
 		return nil, err
 	}
-	return f.Hints.Debts(ctx)
+	return f.store.Debts(ctx)
 }
 
-// List of hints: the method is named like the interface that is embedded.
-type listedHints struct{ *faultyHints }
-
-func (f listedHints) Hints(ctx context.Context, node, coordinator string, orphanedBefore time.Time, after *coord.Position, limit int, maxBytes int64) ([]coord.Hint, error) {
-	f.lists.Add(1)
-	if err := f.fail(); err != nil {
-		return nil, err
+func TestHintsWaitForTheirStore(t *testing.T) {
+	t.Parallel()
+	cluster := newCluster(t, 3)
+	store := &faultyHints{store: cluster.metadata}
+	var reported atomic.Int64
+	c := cluster.startHinted(t, "c1", func(o *coord.Options) {
+		o.Hints = store
+		o.Events.Background = func(_ string, err error) {
+			if errors.Is(err, coord.ErrMetadataUnavailable) {
+				reported.Add(1)
+			}
+		}
+	})
+	store.failing.Store(true)
+	cluster.nodes["storage-2"].cut()
+	started := time.Now()
+	const keys = 30
+	for i := range keys {
+		put(t, c, fmt.Sprint(i), "v", coord.Quorum)
 	}
-	return f.faultyHints.Hints.Hints(ctx, node, coordinator, orphanedBefore, after, limit, maxBytes)
+	if took := time.Since(started); took > 5*time.Second {
+		t.Errorf("%d writes took %v while hints could not be stored", keys, took)
+	}
+	eventually(t, "several attempts, and reports of them", func() bool { return store.failed.Load() > 3 && reported.Load() > 1 })
+	if d := debtOf(t, c, "storage-2"); d.Hints != keys || d.Bytes == 0 || d.Oldest.Before(started) {
+		t.Errorf("while the store is down the node is owed %+v, want %d hints", d, keys)
+	}
+	if n := len(cluster.stored(t, "storage-2")); n != 0 {
+		t.Errorf("%d hints are stored", n)
+	}
+	put(t, c, "0", "newer", coord.Quorum)
+	if d := debtOf(t, c, "storage-2"); d.Hints != keys {
+		t.Errorf("after a newer version of a key the node is owed %d hints, want %d", d.Hints, keys)
+	}
+	store.failing.Store(false)
+	eventually(t, "the hints stored", func() bool { return len(cluster.stored(t, "storage-2")) == keys })
+	cluster.nodes["storage-2"].mend()
+	cluster.paid(t, c)
+	for i := range keys {
+		if h := held(t, cluster.nodes["storage-2"], fmt.Sprint(i)); !h.Exists() {
+			t.Errorf("the node lacks key %d", i)
+		}
+	}
+}
+
+// The store fails while a node is being replayed to: hints may be sent twice,
+// never lost.
+func TestReplayGoesOnAfterItsStoreFailed(t *testing.T) {
+	t.Parallel()
+	cluster := newCluster(t, 3)
+	faults := cluster.makeFaulty()
+	store := &faultyHints{store: cluster.metadata}
+	c := cluster.startHinted(t, "c1", func(o *coord.Options) { o.Hints = store })
+	cluster.nodes["storage-2"].cut()
+	const keys = 40
+	for i := range keys {
+		put(t, c, fmt.Sprint(i), "v", coord.Quorum)
+	}
+	eventually(t, "the hints stored", func() bool { return len(cluster.stored(t, "storage-2")) == keys })
+	faults["storage-2"].delay.Store(int64(5 * time.Millisecond))
+	cluster.nodes["storage-2"].mend()
+	eventually(t, "a replay under way", func() bool { return faults["storage-2"].total.Load() > 3 })
+	store.failing.Store(true)
+	eventually(t, "a failure", func() bool { return store.failed.Load() > 0 })
+	store.failing.Store(false)
+	cluster.paid(t, c)
+	for i := range keys {
+		if h := held(t, cluster.nodes["storage-2"], fmt.Sprint(i)); !h.Exists() {
+			t.Errorf("the node lacks key %d", i)
+		}
+	}
+}
+
+func TestOrphanedHints(t *testing.T) {
+	t.Parallel()
+	cluster := newCluster(t, 3)
+	first := cluster.startHinted(t, "c1", nil)
+	store := &faultyHints{store: cluster.metadata}
+	var ahead atomic.Int64
+	second := cluster.startHinted(t, "c2", func(o *coord.Options) {
+		o.Hints = store
+		o.Wall = func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
+	})
+	cluster.nodes["storage-2"].cut()
+	const keys = 20
+	for i := range keys {
+		put(t, first, fmt.Sprint(i), "v", coord.Quorum)
+	}
+	if err := first.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(cluster.stored(t, "storage-2")); n != keys {
+		t.Errorf("a coordinator that has closed left %d hints, want %d", n, keys)
+	}
+	// The other one sees them, and leaves them to their writer for a while.
+	eventually(t, "the debt in the other's Status", func() bool { return debtOf(t, second, "storage-2").Hints == keys })
+	cluster.nodes["storage-2"].mend()
+	looks := store.lists.Load()
+	eventually(t, "two looks for hints to replay", func() bool { return store.lists.Load() >= looks+2 })
+	if n := len(cluster.stored(t, "storage-2")); n != keys {
+		t.Errorf("of %d hints that another coordinator wrote just now, %d are left", keys, n)
+	}
+	ahead.Store(int64(40 * time.Second))
+	cluster.paid(t, second)
+	for i := range keys {
+		if h := held(t, cluster.nodes["storage-2"], fmt.Sprint(i)); !h.Exists() {
+			t.Errorf("the node lacks key %d", i)
+		}
+	}
+}
+
+func TestTwoCoordinatorsReplay(t *testing.T) {
+	t.Parallel()
+	cluster := newCluster(t, 3)
+	engines := []*coord.Coordinator{cluster.startHinted(t, "c1", nil), cluster.startHinted(t, "c2", nil)}
+	cluster.nodes["storage-2"].cut()
+	for i := range 40 {
+		put(t, engines[i%2], fmt.Sprint(i), "v", coord.Quorum)
+		put(t, engines[i%2], "shared", fmt.Sprint(i), coord.Quorum)
+	}
+	for _, e := range engines {
+		eventually(t, "the debt in the Status of both", func() bool { return debtOf(t, e, "storage-2").Hints == 41 })
+	}
+	cluster.nodes["storage-2"].mend()
+	cluster.paid(t, engines...)
+	for i := range 40 {
+		if h := held(t, cluster.nodes["storage-2"], fmt.Sprint(i)); !h.Exists() {
+			t.Errorf("the node lacks key %d", i)
+		}
+	}
+	a, b := held(t, cluster.nodes["storage-1"], "shared"), held(t, cluster.nodes["storage-2"], "shared")
+	if a.Compare(&b) != 0 {
+		t.Errorf("the shared key is %v on one node and %v on the one that was away", &a, &b)
+	}
+}
+
+func TestHintsOfADeletedTenant(t *testing.T) {
+	t.Parallel()
+	cluster := newCluster(t, 3)
+	c := cluster.startHinted(t, "c1", nil)
+	away := cluster.nodes["storage-2"]
+	away.cut()
+	put(t, c, "kept", "v", coord.Quorum)
+	if _, err := c.CreateTenant(t.Context(), "gone", 3); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 10 {
+		if _, err := c.Write(t.Context(), coord.WriteRequest{Tenant: "gone", Key: fmt.Sprint(i), Value: []byte("v")}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := c.DeleteTenant(t.Context(), "gone"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the hints stored", func() bool { return len(cluster.stored(t, "storage-2")) == 11 })
+	away.mend()
+	cluster.paid(t, c)
+	page, err := away.Scan(t.Context(), coord.ScanRequest{Tenant: "gone", Limit: 100})
+	if err != nil || len(page.Items) != 0 {
+		t.Errorf("the node got %d keys of a tenant that was deleted, %v", len(page.Items), err)
+	}
+	if h := held(t, away, "kept"); !h.Exists() {
+		t.Error("the node lacks a key of another tenant")
+	}
+}
+
+// A node that has given up its ranges, whether it is still there or not, gets
+// no hints: those who have the ranges now do.
+func TestHintsFollowTheirRange(t *testing.T) {
+	t.Parallel()
+	for _, leaves := range []bool{false, true} {
+		t.Run(fmt.Sprint("removed ", leaves), func(t *testing.T) {
+			t.Parallel()
+			cluster := newCluster(t, 4)
+			c := cluster.startHinted(t, "c1", nil)
+			away := cluster.nodes["storage-2"]
+			away.cut()
+			const keys = 40
+			for i := range keys {
+				put(t, c, fmt.Sprint(i), "v", coord.Quorum)
+			}
+			owed := debtOf(t, c, "storage-2").Hints
+			if owed == 0 || owed == keys {
+				t.Fatalf("the node missed %d of %d keys, want some", owed, keys)
+			}
+			eventually(t, "the hints stored", func() bool { return int64(len(cluster.stored(t, "storage-2"))) == owed })
+			topology, err := cluster.metadata.Topology(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if leaves {
+				_, err = cluster.metadata.RemoveNode(t.Context(), topology.Epoch, "storage-2")
+			} else {
+				node := topology.Nodes[1]
+				node.Status = coord.NodeInactive
+				_, err = cluster.metadata.PutNode(t.Context(), topology.Epoch, node)
+				away.mend()
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := c.Refresh(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			hinted := cluster.stored(t, "storage-2")
+			cluster.paid(t, c)
+			for key := range hinted {
+				for _, owner := range []string{"storage-1", "storage-3", "storage-4"} {
+					if h := held(t, cluster.nodes[owner], key); !h.Exists() {
+						t.Errorf("%s is an owner of %s now and lacks it", owner, key)
+					}
+				}
+				if h := held(t, away, key); h.Exists() {
+					t.Errorf("a node that is no owner got %s", key)
+				}
+			}
+		})
+	}
+}
+
+func TestHintsWaitForAnOwner(t *testing.T) {
+	t.Parallel()
+	cluster := newCluster(t, 3)
+	store := &faultyHints{store: cluster.metadata}
+	c := cluster.startHinted(t, "c1", func(o *coord.Options) { o.Hints = store })
+	cluster.nodes["storage-2"].cut()
+	put(t, c, "k", "v", coord.Quorum)
+	eventually(t, "the hint stored", func() bool { return len(cluster.stored(t, "storage-2")) == 1 })
+	topology, err := cluster.metadata.Topology(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	nodes := topology.Nodes
+	for _, n := range nodes {
+		if topology, err = cluster.metadata.RemoveNode(t.Context(), topology.Epoch, n.ID); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := c.Refresh(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	looks := store.lists.Load()
+	eventually(t, "a replay with nobody to replay to", func() bool { return store.lists.Load() >= looks+2 })
+	cluster.nodes["storage-2"].mend()
+	if n := len(cluster.stored(t, "storage-2")); n != 1 {
+		t.Errorf("while no node owns its key %d hints are left, want 1", n)
+	}
+	for _, n := range nodes {
+		if topology, err = cluster.metadata.PutNode(t.Context(), topology.Epoch, n); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := c.Refresh(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	cluster.paid(t, c)
+	if h := held(t, cluster.nodes["storage-2"], "k"); !h.Exists() {
+		t.Error("the node lacks the key")
+	}
+}
+
+func TestCloseStoresHints(t *testing.T) {
+	t.Parallel()
+	cluster := newCluster(t, 3)
+	store := &faultyHints{store: cluster.metadata}
+	c := cluster.startHinted(t, "c1", func(o *coord.Options) { o.Hints = store })
+	store.stall.Store(true)
+	cluster.nodes["storage-2"].cut()
+	const keys = 20
+	for i := range keys {
+		put(t, c, fmt.Sprint(i), "v", coord.Quorum)
+	}
+	eventually(t, "a group that the store does not take", store.stalled.Load)
+	if n := len(cluster.stored(t, "storage-2")); n != 0 {
+		t.Fatalf("%d hints are stored before Close", n)
+	}
+	if err := c.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(cluster.stored(t, "storage-2")); n != keys {
+		t.Errorf("Close left %d hints, want %d", n, keys)
+	}
+	// The coordinator's next life, or another after a while, goes on with them.
+	cluster.nodes["storage-2"].mend()
+	next := cluster.startHinted(t, "c2", func(o *coord.Options) {
+		o.Wall = func() time.Time { return time.Now().Add(40 * time.Second) }
+	})
+	cluster.paid(t, next)
+	for i := range keys {
+		if h := held(t, cluster.nodes["storage-2"], fmt.Sprint(i)); !h.Exists() {
+			t.Errorf("the node lacks key %d", i)
+		}
+	}
+}
+
+func TestExpiredHints(t *testing.T) {
+	t.Parallel()
+	cluster := newCluster(t, 3)
+	c := cluster.startHinted(t, "c1", func(o *coord.Options) { o.HintLifetime = time.Millisecond })
+	cluster.nodes["storage-2"].cut()
+	for i := range 20 {
+		put(t, c, fmt.Sprint(i), "v", coord.Quorum)
+	}
+	eventually(t, "ranges owed for hints", func() bool {
+		d := debtOf(t, c, "storage-2")
+		return d.Hints == 0 && d.OwedRanges > 0
+	})
+	if d := debtOf(t, c, "storage-2"); d.OwedRanges > 20 || d.Bytes != 0 || !d.Oldest.IsZero() {
+		t.Errorf("owed %+v, want only ranges, no more than keys", d)
+	}
+}
+
+// A node that answers slowly gets one hint at a time; one that answers quickly
+// gets more, but never more than a bound.
+func TestReplayWindow(t *testing.T) {
+	t.Parallel()
+	cluster := newCluster(t, 3)
+	away := cluster.makeFaulty()["storage-2"]
+	c := cluster.startHinted(t, "c1", nil)
+	cluster.nodes["storage-2"].cut()
+	const keys = 150
+	for i := range keys {
+		put(t, c, fmt.Sprint(i), "v", coord.One)
+	}
+	eventually(t, "the hints stored", func() bool { return len(cluster.stored(t, "storage-2")) == keys })
+	const slow = 100 * time.Millisecond
+	away.delay.Store(int64(slow))
+	cluster.nodes["storage-2"].mend()
+	eventually(t, "a few hints replayed", func() bool { return away.total.Load() >= 6 })
+	if peak := away.peak.Load(); peak != 1 {
+		t.Errorf("%d hints were out at once at a node that takes %v for each", peak, slow)
+	}
+	away.delay.Store(int64(time.Millisecond))
+	cluster.paid(t, c)
+	if peak := away.peak.Load(); peak < 4 || peak > 128 {
+		t.Errorf("at most %d hints were out at once at a node that is quick, want 4 to 128", peak)
+	}
+}
+
+// A node that is back is replayed to while writes go on that another one misses.
+func TestReplayBesideNewHints(t *testing.T) {
+	t.Parallel()
+	cluster := newCluster(t, 3)
+	c := cluster.startHinted(t, "c1", nil)
+	cluster.nodes["storage-2"].cut()
+	const keys = 30
+	for i := range keys {
+		put(t, c, fmt.Sprint(i), "v", coord.Quorum)
+	}
+	eventually(t, "the hints stored", func() bool { return len(cluster.stored(t, "storage-2")) == keys })
+	cluster.nodes["storage-3"].cut()
+	ctx, stop := context.WithCancel(t.Context())
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for i := 0; ctx.Err() == nil; i++ {
+			_, err := c.Write(context.Background(), coord.WriteRequest{Tenant: "shop", Key: fmt.Sprint("new-", i), Level: coord.One})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	}()
+	cluster.nodes["storage-2"].mend()
+	eventually(t, "the first node's hints replayed", func() bool {
+		stored := cluster.stored(t, "storage-2")
+		for i := range keys {
+			if _, left := stored[fmt.Sprint(i)]; left {
+				return false
+			}
+		}
+		return true
+	})
+	stop()
+	<-stopped
 }

@@ -27,8 +27,9 @@ type issuer struct {
 
 // A shard remembers the last issuerShardKeys to twice as many keys written.
 // What it forgets may repeat a counter, which is harmless: a version's identity
-// is its timestamp and writer. Timestamps of keys far ahead are the exception,
-// and leave their greatest behind (forgotten).
+// is its timestamp and writer. The greatest timestamp of what it forgets stays
+// behind (forgotten), since a timestamp far ahead is made without the process
+// clock and must exceed those that were issued for the key while that was ahead.
 const (
 	issuerShards    = 64
 	issuerShardKeys = 256
@@ -38,7 +39,7 @@ type issuerShard struct {
 	mu        sync.Mutex
 	recent    map[issuedKey]issued
 	older     map[issuedKey]issued
-	forgotten int64 // greatest far-ahead timestamp of all forgotten keys
+	forgotten int64 // greatest timestamp issued for any forgotten key
 	_         [64]byte
 }
 
@@ -46,7 +47,7 @@ type issuedKey struct{ tenant, key string }
 
 type issued struct {
 	counter int64 // greatest issued for the key
-	ahead   int64 // greatest timestamp issued for it that was far ahead, else 0
+	last    int64 // greatest timestamp issued for it
 }
 
 // issue makes the head of a new version of a key that descends from the
@@ -60,16 +61,22 @@ func (s *issuer) issue(token ring.Token, tenant, key string, seen int64, clock C
 
 	var timestamp int64
 	wall := s.wall().UnixNano()
-	floor := max(seen, mine.ahead)
-	if floor-wall > int64(s.maxOffset) {
+	floor := max(seen, mine.last)
+	switch mutant {
+	case mutantWallClock:
+		floor = 0
+	case mutantSharedTimestamp:
+		floor = seen
+	}
+	if floor-wall > int64(s.maxOffset) && mutant != mutantProcessClock {
 		if !known {
 			floor = max(floor, shard.forgotten)
 		}
 		timestamp = floor + 1
-		mine.ahead = timestamp
 	} else {
 		timestamp = s.tick(wall, floor)
 	}
+	mine.last = timestamp
 	mine.counter = max(mine.counter, clock.Counter(s.writer.ID)) + 1
 	shard.remember(k, mine)
 	return Head{
@@ -85,6 +92,9 @@ func (s *issuer) tick(wall, floor int64) int64 {
 	for {
 		last := s.last.Load()
 		next := max(wall, last+1, floor+1)
+		if mutant == mutantSharedTimestamp {
+			next = max(wall, floor+1)
+		}
 		if s.last.CompareAndSwap(last, next) {
 			return next
 		}
@@ -103,7 +113,7 @@ func (s *issuerShard) remember(k issuedKey, v issued) {
 	if _, ok := s.recent[k]; !ok && len(s.recent) >= issuerShardKeys {
 		for old, e := range s.older {
 			if _, kept := s.recent[old]; !kept {
-				s.forgotten = max(s.forgotten, e.ahead)
+				s.forgotten = max(s.forgotten, e.last)
 			}
 		}
 		s.older, s.recent = s.recent, s.older

@@ -49,6 +49,9 @@ const (
 
 func (r *read) start(now instant, fx *effects) {
 	r.asks.open(r.targets, r.level.need(r.rf))
+	if mutant == mutantReadAtOne && r.level == Quorum {
+		r.asks.tally.need = 1
+	}
 	r.fetches.open(r.targets, 1)
 	r.repairs.open(r.targets, Majority(r.rf))
 	r.hedgeAt = now.add(r.hedge)
@@ -123,6 +126,9 @@ func (r *read) readReply(i int, held *Version, err error, fx *effects) {
 func (r *read) meet(i int, held *Version) {
 	r.clash.note(&r.best.Head, &held.Head)
 	full := r.valued.has(i) || held.Tombstone
+	if mutant == mutantFirstAnswer && r.best.Exists() {
+		return
+	}
 	switch order := held.Compare(&r.best.Head); {
 	case order > 0:
 		r.best, r.value = *held, full
@@ -162,6 +168,13 @@ func (r *read) settle(fx *effects) {
 	if r.level == One {
 		r.answer(fx)
 		r.askRest(fx)
+		return
+	}
+	if mutant == mutantAnswerBeforeWriteBack || mutant == mutantNoWriteBack {
+		r.answer(fx)
+		if mutant == mutantAnswerBeforeWriteBack {
+			r.checkBackground(fx)
+		}
 		return
 	}
 	if r.stale() == 0 {
@@ -231,8 +244,15 @@ func (r *read) repairStale(fx *effects) {
 }
 
 func (r *read) repair(i int, fx *effects) {
+	if mutant == mutantRepairRestamped && r.repairs.asked == 0 {
+		r.best.Timestamp++
+	}
+	intent := IntentRepair
+	if mutant == mutantRepairAsWrite {
+		intent = IntentWrite
+	}
 	r.repairs.asked = r.repairs.asked.with(i)
-	fx.call(CallApply, IntentRepair, phaseRepair, i)
+	fx.call(CallApply, intent, phaseRepair, i)
 }
 
 func (r *read) repairReply(i int, err error, fx *effects) {
@@ -293,7 +313,7 @@ func (r *read) checkBackground(fx *effects) {
 		return
 	}
 	outstanding := r.asks.asked &^ r.asks.tally.yes &^ r.asks.tally.no
-	if outstanding != 0 || r.stale() == 0 {
+	if outstanding != 0 || !r.best.Exists() || r.stale() == 0 {
 		return
 	}
 	if r.value {

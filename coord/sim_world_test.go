@@ -1,7 +1,6 @@
 package coord
 
 import (
-	"container/heap"
 	"errors"
 	"fmt"
 	"slices"
@@ -13,52 +12,87 @@ import (
 // wall clock, on goroutines or on map order, so a run repeats exactly.
 type world struct {
 	now    instant
-	events eventQueue
-	serial int
+	events []event // a binary heap, the earliest first
+	serial uint64
 	epoch  time.Time // wall clock time at instant 0
 }
 
 type event struct {
 	at     instant
-	serial int // events of one instant happen in the order they were scheduled
-	do     func()
+	serial uint64 // events of one instant happen in the order they were scheduled
+	what   happening
 }
 
-type eventQueue []event
-
-func (q eventQueue) Len() int { return len(q) }
-func (q eventQueue) Less(i, j int) bool {
-	return q[i].at < q[j].at || q[i].at == q[j].at && q[i].serial < q[j].serial
-}
-func (q eventQueue) Swap(i, j int) { q[i], q[j] = q[j], q[i] }
-func (q *eventQueue) Push(x any)   { *q = append(*q, x.(event)) }
-func (q *eventQueue) Pop() any {
-	last := len(*q) - 1
-	e := (*q)[last]
-	(*q)[last] = event{}
-	*q = (*q)[:last]
-	return e
+func (e *event) before(f *event) bool {
+	return e.at < f.at || e.at == f.at && e.serial < f.serial
 }
 
-func newWorld() *world {
-	return &world{epoch: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)}
-}
+// happening is something that is due. It is scheduled at most once at a time.
+type happening interface{ happen() }
 
-func (w *world) after(d time.Duration, do func()) { w.at(w.now.add(d), do) }
+type happenFunc func()
 
-func (w *world) at(t instant, do func()) {
+func (f happenFunc) happen() { f() }
+
+// worldEpoch is the wall clock time at which every world begins.
+var worldEpoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+
+func newWorld() *world { return &world{epoch: worldEpoch} }
+
+func (w *world) after(d time.Duration, do func()) { w.plan(w.now.add(d), happenFunc(do)) }
+
+func (w *world) at(t instant, do func()) { w.plan(t, happenFunc(do)) }
+
+// plan schedules what at t, or now where t has passed.
+func (w *world) plan(t instant, what happening) {
 	w.serial++
-	heap.Push(&w.events, event{max(t, w.now), w.serial, do})
+	e := event{max(t, w.now), w.serial, what}
+	q := append(w.events, e)
+	i := len(q) - 1
+	for i > 0 {
+		parent := (i - 1) / 2
+		if !e.before(&q[parent]) {
+			break
+		}
+		q[i] = q[parent]
+		i = parent
+	}
+	q[i] = e
+	w.events = q
 }
 
 // step runs the next event and tells whether there was one.
 func (w *world) step() bool {
-	if len(w.events) == 0 {
+	q := w.events
+	if len(q) == 0 {
 		return false
 	}
-	e := heap.Pop(&w.events).(event)
-	w.now = e.at
-	e.do()
+	first := q[0]
+	last := len(q) - 1
+	e := q[last]
+	q[last] = event{}
+	q = q[:last]
+	w.events = q
+	if last > 0 {
+		i := 0
+		for {
+			child := 2*i + 1
+			if child >= last {
+				break
+			}
+			if child+1 < last && q[child+1].before(&q[child]) {
+				child++
+			}
+			if !q[child].before(&e) {
+				break
+			}
+			q[i] = q[child]
+			i = child
+		}
+		q[i] = e
+	}
+	w.now = first.at
+	first.what.happen()
 	return true
 }
 
@@ -198,52 +232,6 @@ func (o *simOp) carryOut() {
 			o.carryOut()
 		})
 	}
-}
-
-// simClaims is a simulated idempotency store.
-type simClaims struct {
-	world  *world
-	claims map[ClaimKey]simClaim
-	ttl    time.Duration
-}
-
-type simClaim struct {
-	Claim
-	ends instant
-}
-
-func (s *simClaims) get(k ClaimKey) Claim {
-	c, ok := s.claims[k]
-	if !ok || s.world.now >= c.ends {
-		return Claim{}
-	}
-	return c.Claim
-}
-
-func (s *simClaims) take(step storeStep, k ClaimKey, w *write, lease time.Duration) Claim {
-	c := s.get(k)
-	switch step {
-	case stepReserve:
-		if c.State == 0 {
-			c = Claim{State: ClaimReserved, Fingerprint: w.print, Attempt: w.attempt}
-			s.claims[k] = simClaim{c, s.world.now.add(lease)}
-		}
-	case stepMint:
-		if c.State == ClaimReserved && c.Attempt == w.attempt {
-			c.State, c.Minted = ClaimMinted, w.version.Head
-			s.claims[k] = simClaim{c, s.world.now.add(s.ttl)}
-		}
-	case stepComplete:
-		if c.State >= ClaimMinted && c.Minted.Compare(&w.version.Head) == 0 && (c.State == ClaimMinted || c.Level < w.level) {
-			c.State, c.Level = ClaimDone, w.level
-			s.claims[k] = simClaim{c, s.claims[k].ends}
-		}
-	case stepRelease:
-		if c.State == ClaimReserved && c.Attempt == w.attempt {
-			delete(s.claims, k)
-		}
-	}
-	return c
 }
 
 func describeHeld(n *simNode, tenant, key string) string {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/maypok86/otter/v2"
@@ -18,12 +19,23 @@ type tenantCache struct {
 	now      func() instant
 	looked   func(hit bool)
 	cache    *otter.Cache[string, cachedTenant]
+	// changes counts how often everything may have changed unnoticed: what was
+	// loaded before the last time is outdated.
+	changes atomic.Uint64
 }
 
 type cachedTenant struct {
 	Tenant
 	freshUntil instant
+	changes    uint64 // when it was loaded
 }
+
+func (t *tenantCache) fresh(c cachedTenant) bool {
+	return t.now() < c.freshUntil && c.changes == t.changes.Load()
+}
+
+// doubt makes every tenant outdated.
+func (t *tenantCache) doubt() { t.changes.Add(1) }
 
 const (
 	// tenantLoadTimeout bounds one load, whoever waits for it.
@@ -53,7 +65,7 @@ func (t *tenantCache) open(m Metadata, ttl time.Duration, size int, now func() i
 // get returns the tenant, from memory where it is fresh.
 func (t *tenantCache) get(ctx context.Context, id string) (Tenant, error) {
 	cached, have := t.cache.GetIfPresent(id)
-	if have && t.now() < cached.freshUntil {
+	if have && t.fresh(cached) {
 		t.looked(true)
 		return cached.Tenant, nil
 	}
@@ -88,10 +100,10 @@ func (t *tenantCache) get(ctx context.Context, id string) (Tenant, error) {
 // extend keeps an outdated tenant in use for a moment, if it is still there.
 func (t *tenantCache) extend(id string) {
 	t.cache.ComputeIfPresent(id, func(old cachedTenant) (cachedTenant, otter.ComputeOp) {
-		if t.now() < old.freshUntil {
+		if t.fresh(old) {
 			return old, otter.CancelOp // loaded meanwhile
 		}
-		old.freshUntil = t.now().add(tenantRetry)
+		old.freshUntil, old.changes = t.now().add(tenantRetry), t.changes.Load()
 		return old, otter.WriteOp
 	})
 }
@@ -99,6 +111,7 @@ func (t *tenantCache) extend(id string) {
 func (t *tenantCache) load(ctx context.Context, id string) (cachedTenant, error) {
 	ctx, cancel := context.WithTimeout(ctx, tenantLoadTimeout)
 	defer cancel()
+	changes := t.changes.Load()
 	tenant, err := t.metadata.Tenant(ctx, id)
 	if errors.Is(err, ErrTenantNotFound) {
 		return cachedTenant{}, otter.ErrNotFound
@@ -106,7 +119,7 @@ func (t *tenantCache) load(ctx context.Context, id string) (cachedTenant, error)
 	if err != nil {
 		return cachedTenant{}, err
 	}
-	return cachedTenant{tenant, t.now() + t.ttl}, nil
+	return cachedTenant{tenant, t.now() + t.ttl, changes}, nil
 }
 
 // Tenant returns a tenant as metadata has it.

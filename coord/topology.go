@@ -115,6 +115,21 @@ func (c *Coordinator) watchTopology(ctx context.Context) {
 	}
 }
 
+// noteChange acts on what another coordinator may have changed.
+func (c *Coordinator) noteChange(ctx context.Context, change Change) {
+	if change.Lost {
+		c.tenants.doubt()
+	}
+	if change.Tenant != "" {
+		c.tenants.cache.Invalidate(change.Tenant)
+	}
+	if change.Topology || change.Lost {
+		if err := c.Refresh(ctx); err != nil && ctx.Err() == nil && c.events.Background != nil {
+			c.events.Background("refresh topology", err)
+		}
+	}
+}
+
 // learnInterval is how often a node that never answered is asked who it is.
 const learnInterval = 500 * time.Millisecond
 

@@ -50,6 +50,10 @@ func (h *Head) Live() bool { return h.Exists() && !h.Tombstone }
 // replaces the other, on every replica and in any order of arrival. A writer's
 // timestamp exceeds all it saw, so this order never contradicts causality.
 func (h *Head) Compare(x *Head) int {
+	if mutant == mutantCounterIdentity && h.Writer.ID == x.Writer.ID &&
+		h.Clock.Counter(h.Writer.ID) == x.Clock.Counter(h.Writer.ID) {
+		return 0
+	}
 	if order := cmp.Compare(h.Timestamp, x.Timestamp); order != 0 {
 		return order
 	}

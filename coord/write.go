@@ -86,10 +86,13 @@ const (
 
 func (w *write) start(now instant, fx *effects) {
 	w.clocks.open(w.targets, Majority(w.rf))
-	if w.level == One {
+	if w.level == One || mutant == mutantClocksAtOne {
 		w.clocks.tally.need = 1
 	}
 	w.sends.open(w.targets, w.level.need(w.rf))
+	if mutant == mutantLiveMajority && w.level == Quorum {
+		w.sends.tally.need = Majority((w.sends.tally.voters &^ w.sends.tally.no).size())
+	}
 	w.claimed = !w.keyed
 	w.retryAt = never
 	w.backoff = claimPollMin
@@ -182,7 +185,7 @@ func (w *write) proceed(now instant, fx *effects) {
 	w.version.Head = w.issuer.issue(w.token, w.tenant, w.key, w.seen.Timestamp, w.joined, w.delete)
 	w.version.Value = w.value
 	w.intent = IntentWrite
-	if w.keyed {
+	if w.keyed && mutant != mutantMintAfterSend && mutant != mutantNoMint {
 		w.stage = writeMinting
 		w.mintSent = true
 		fx.store = stepMint
@@ -218,6 +221,8 @@ func (w *write) minted(claim Claim, err error, now instant, fx *effects) {
 	switch {
 	case claim.State >= ClaimMinted && claim.Attempt == w.attempt && claim.Minted.Compare(&w.version.Head) == 0:
 		w.send(now, fx)
+	case claim.State == 0 && mutant == mutantLostMintSent:
+		w.send(now, fx)
 	case claim.State == 0:
 		// The reservation ended before the mint arrived. The attempt stays the
 		// same and mintSent stays set: should a delayed copy of that mint still
@@ -234,7 +239,7 @@ func (w *write) minted(claim Claim, err error, now instant, fx *effects) {
 // version is decided, or another attempt is at work.
 func (w *write) follow(claim Claim, now instant, fx *effects) {
 	switch {
-	case claim.Fingerprint != w.print:
+	case claim.Fingerprint != w.print && mutant != mutantNoFingerprint:
 		w.fail(w.unsent(), ErrIdempotencyConflict, fx)
 	case claim.State == ClaimReserved && claim.Attempt == w.attempt:
 		w.claimed = true
@@ -246,6 +251,12 @@ func (w *write) follow(claim Claim, now instant, fx *effects) {
 		w.retryAt = now.add(w.backoff)
 		w.backoff = min(2*w.backoff, claimPollMax)
 	default:
+		if mutant == mutantRetryMintsAgain {
+			w.version.Head = w.issuer.issue(w.token, w.tenant, w.key, max(w.seen.Timestamp, claim.Minted.Timestamp), w.joined, w.delete)
+			w.version.Value = w.value
+			w.send(now, fx)
+			return
+		}
 		w.version = Version{Head: claim.Minted, Value: w.value}
 		w.duplicate = true
 		w.intent = IntentRepair
@@ -272,6 +283,8 @@ func (w *write) send(now instant, fx *effects) {
 
 func (w *write) sendReply(i int, held *Version, err error, now instant, fx *effects) {
 	switch {
+	case err != nil && mutant == mutantHintAcks:
+		w.sends.tally.ack(i)
 	case err != nil:
 		w.sends.refuse(i, err)
 	case held.Compare(&w.version.Head) < 0:
@@ -292,7 +305,7 @@ func (w *write) hint(fx *effects) {
 	if w.stage != writeAnswered || w.sends.asked == 0 || failed == 0 {
 		return
 	}
-	if failure := (*WriteError)(nil); errors.As(w.err, &failure) && failure.Outcome == NotApplied {
+	if failure := (*WriteError)(nil); errors.As(w.err, &failure) && failure.Outcome == NotApplied && mutant != mutantRefusedHinted {
 		return
 	}
 	w.hinted |= failed
@@ -307,6 +320,13 @@ func (w *write) decide(now instant, fx *effects) {
 	case won:
 		w.succeed(fx)
 	case lost:
+		if mutant == mutantNewIdentity && w.intent == IntentWrite {
+			w.intent = IntentRepair
+			w.version.Head = w.issuer.issue(w.token, w.tenant, w.key, w.version.Timestamp, w.joined, w.delete)
+			w.sends.open(w.targets, w.level.need(w.rf))
+			w.send(now, fx)
+			return
+		}
 		outcome := InDoubt
 		if !w.mintSent && w.sends.tally.yes == 0 && w.allRefused() {
 			outstanding := w.sends.asked &^ w.sends.tally.no
@@ -349,10 +369,16 @@ func (w *write) succeed(fx *effects) {
 	w.hint(fx)
 	if w.keyed && !(w.noted == ClaimDone && w.doneAt >= w.level) {
 		fx.store = stepComplete
+		if mutant == mutantMintAfterSend {
+			fx.store = stepMint
+		}
 	}
 }
 
 func (w *write) fail(outcome Outcome, err error, fx *effects) {
+	if mutant == mutantFailedNotApplied {
+		outcome = NotApplied
+	}
 	w.err = &WriteError{Outcome: outcome, Err: err}
 	fx.store = noStep
 	if w.keyed && w.claimed && !w.mintSent {
@@ -430,6 +456,9 @@ func (w *write) abandon(cause error, fx *effects) Outcome {
 		return outcome
 	case writeWaiting:
 		w.fail(InDoubt, cause, fx)
+	}
+	if mutant == mutantGoneNotApplied {
+		return NotApplied
 	}
 	return InDoubt
 }

@@ -70,6 +70,11 @@ func (s *service) ListStorageNodes(ctx context.Context, _ *coordinatorpb.ListSto
 
 func (s *service) GetStatus(ctx context.Context, _ *coordinatorpb.GetStatusRequest) (*coordinatorpb.GetStatusResponse, error) {
 	status := s.engine.Status(ctx)
+	// The nodes are asked themselves, for what they alone know.
+	nodes, err := s.engine.Nodes(ctx)
+	if err != nil {
+		return nil, err
+	}
 	resp := &coordinatorpb.GetStatusResponse{
 		NodeId:      status.NodeID,
 		Version:     s.version,
@@ -78,12 +83,19 @@ func (s *service) GetStatus(ctx context.Context, _ *coordinatorpb.GetStatusReque
 		StartedAt:   status.StartedAt.Unix(),
 		InFlight:    int32(status.InFlight),
 	}
-	for i := range status.Nodes {
-		n := &status.Nodes[i]
+	for i := range nodes {
+		n := &nodes[i]
 		state := &coordinatorpb.NodeStatus{
 			Node:      nodeMessage(n),
 			Reachable: n.Unavailable == nil,
 			LatencyUs: n.Latency.Microseconds(),
+
+			Hints:      n.Debt.Hints,
+			HintBytes:  n.Debt.Bytes,
+			OwedRanges: int32(n.Debt.OwedRanges),
+		}
+		if !n.Debt.Oldest.IsZero() {
+			state.OldestHintAt = n.Debt.Oldest.Unix()
 		}
 		if n.Unavailable != nil {
 			state.UnavailableReason = strings.ToValidUTF8(n.Unavailable.Error(), "\uFFFD")

@@ -433,9 +433,9 @@ func TestAdministration(t *testing.T) {
 		{"status", &pb.GetStatusResponse{NodeId: "coordinator-1", Version: "9", Incarnation: 2, Epoch: 4, StartedAt: 1767225600, InFlight: 1,
 			Nodes: []*pb.NodeStatus{{Node: node, Reachable: true, LatencyUs: 1500}, {Node: node, UnavailableReason: "refused"}}}, ``,
 			"coordinator   coordinator-1\nversion       9\nincarnation   2\nstarted       2026-01-01T00:00:00Z\nring epoch    4\nin flight     1\n\n" +
-				"NODE        ADDRESS         STATUS   VIRTUAL NODES   KEYS   DISK   REACHABLE     LATENCY\n" +
-				"storage-1   10.0.0.1:7000   active   150             12     3.2%   yes           1.5ms\n" +
-				"storage-1   10.0.0.1:7000   active   150             12     3.2%   no: refused   -\n"},
+				"NODE        ADDRESS         STATUS   VIRTUAL NODES   KEYS   DISK   HINTS   OLDEST   OWED   REACHABLE     LATENCY\n" +
+				"storage-1   10.0.0.1:7000   active   150             12     3.2%   0       -        0      yes           1.5ms\n" +
+				"storage-1   10.0.0.1:7000   active   150             12     3.2%   0       -        0      no: refused   -\n"},
 	}
 	for _, test := range tests {
 		t.Run(test.line, func(t *testing.T) {

@@ -19,7 +19,7 @@ func showStatus(ctx context.Context, in *invocation) error {
 			a.GetNodeId(), a.GetVersion(), a.GetIncarnation(), moment(a.GetStartedAt()), a.GetEpoch(), a.GetInFlight()); err != nil {
 			return err
 		}
-		rows := [][]string{append(nodeHeader[:len(nodeHeader):len(nodeHeader)], "REACHABLE", "LATENCY")}
+		rows := [][]string{append(nodeHeader[:len(nodeHeader):len(nodeHeader)], "HINTS", "OLDEST", "OWED", "REACHABLE", "LATENCY")}
 		for _, n := range a.GetNodes() {
 			reachable := "yes"
 			if !n.GetReachable() {
@@ -29,7 +29,11 @@ func showStatus(ctx context.Context, in *invocation) error {
 			if us := n.GetLatencyUs(); us > 0 {
 				latency = (time.Duration(us) * time.Microsecond).String()
 			}
-			rows = append(rows, append(nodeRow(n.GetNode()), reachable, latency))
+			oldest := "-"
+			if at := n.GetOldestHintAt(); at > 0 {
+				oldest = time.Since(time.Unix(at, 0)).Round(time.Second).String()
+			}
+			rows = append(rows, append(nodeRow(n.GetNode()), fmt.Sprint(n.GetHints()), oldest, fmt.Sprint(n.GetOwedRanges()), reachable, latency))
 		}
 		return table(w, rows)
 	})

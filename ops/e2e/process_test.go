@@ -9,10 +9,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -218,6 +220,16 @@ func runCommand(t *testing.T, stdin io.Reader, args ...string) (stdout, stderr s
 		t.Fatal(err)
 	}
 	return out.String(), errs.String(), cmd.ProcessState.ExitCode()
+}
+
+func splitAddress(t *testing.T, address string) (host string, port int32) {
+	t.Helper()
+	host, text, err := net.SplitHostPort(address)
+	n, portErr := strconv.Atoi(text)
+	if err != nil || portErr != nil {
+		t.Fatalf("address %q: %v, %v", address, err, portErr)
+	}
+	return host, int32(n)
 }
 
 func httpGet(t *testing.T, url string) (int, string) {

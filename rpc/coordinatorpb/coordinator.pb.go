@@ -2331,6 +2331,10 @@ type NodeStatus struct {
 	Reachable         bool                   `protobuf:"varint,2,opt,name=reachable,proto3" json:"reachable,omitempty"`
 	UnavailableReason string                 `protobuf:"bytes,3,opt,name=unavailable_reason,json=unavailableReason,proto3" json:"unavailable_reason,omitempty"` // why it cannot be used now; empty where it can
 	LatencyUs         int64                  `protobuf:"varint,4,opt,name=latency_us,json=latencyUs,proto3" json:"latency_us,omitempty"`                        // recent mean of its answers in microseconds, 0 where there was none
+	Hints             int64                  `protobuf:"varint,5,opt,name=hints,proto3" json:"hints,omitempty"`                                                 // versions that it missed and that wait to be replayed to it
+	HintBytes         int64                  `protobuf:"varint,6,opt,name=hint_bytes,json=hintBytes,proto3" json:"hint_bytes,omitempty"`
+	OldestHintAt      int64                  `protobuf:"varint,7,opt,name=oldest_hint_at,json=oldestHintAt,proto3" json:"oldest_hint_at,omitempty"` // when the oldest of those writes began; 0 without any
+	OwedRanges        int32                  `protobuf:"varint,8,opt,name=owed_ranges,json=owedRanges,proto3" json:"owed_ranges,omitempty"`         // ranges of which hints were lost, so that replicas must be compared
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
 }
@@ -2389,6 +2393,34 @@ func (x *NodeStatus) GetUnavailableReason() string {
 func (x *NodeStatus) GetLatencyUs() int64 {
 	if x != nil {
 		return x.LatencyUs
+	}
+	return 0
+}
+
+func (x *NodeStatus) GetHints() int64 {
+	if x != nil {
+		return x.Hints
+	}
+	return 0
+}
+
+func (x *NodeStatus) GetHintBytes() int64 {
+	if x != nil {
+		return x.HintBytes
+	}
+	return 0
+}
+
+func (x *NodeStatus) GetOldestHintAt() int64 {
+	if x != nil {
+		return x.OldestHintAt
+	}
+	return 0
+}
+
+func (x *NodeStatus) GetOwedRanges() int32 {
+	if x != nil {
+		return x.OwedRanges
 	}
 	return 0
 }
@@ -2573,14 +2605,20 @@ const file_coordinatorpb_coordinator_proto_rawDesc = "" +
 	"\n" +
 	"started_at\x18\x05 \x01(\x03R\tstartedAt\x12\x1b\n" +
 	"\tin_flight\x18\x06 \x01(\x05R\binFlight\x127\n" +
-	"\x05nodes\x18\a \x03(\v2!.pairdb.coordinator.v1.NodeStatusR\x05nodes\"\xb4\x01\n" +
+	"\x05nodes\x18\a \x03(\v2!.pairdb.coordinator.v1.NodeStatusR\x05nodes\"\xb0\x02\n" +
 	"\n" +
 	"NodeStatus\x12:\n" +
 	"\x04node\x18\x01 \x01(\v2&.pairdb.coordinator.v1.StorageNodeInfoR\x04node\x12\x1c\n" +
 	"\treachable\x18\x02 \x01(\bR\treachable\x12-\n" +
 	"\x12unavailable_reason\x18\x03 \x01(\tR\x11unavailableReason\x12\x1d\n" +
 	"\n" +
-	"latency_us\x18\x04 \x01(\x03R\tlatencyUs2\xf0\r\n" +
+	"latency_us\x18\x04 \x01(\x03R\tlatencyUs\x12\x14\n" +
+	"\x05hints\x18\x05 \x01(\x03R\x05hints\x12\x1d\n" +
+	"\n" +
+	"hint_bytes\x18\x06 \x01(\x03R\thintBytes\x12$\n" +
+	"\x0eoldest_hint_at\x18\a \x01(\x03R\foldestHintAt\x12\x1f\n" +
+	"\vowed_ranges\x18\b \x01(\x05R\n" +
+	"owedRanges2\xf0\r\n" +
 	"\x12CoordinatorService\x12j\n" +
 	"\rWriteKeyValue\x12+.pairdb.coordinator.v1.WriteKeyValueRequest\x1a,.pairdb.coordinator.v1.WriteKeyValueResponse\x12g\n" +
 	"\fReadKeyValue\x12*.pairdb.coordinator.v1.ReadKeyValueRequest\x1a+.pairdb.coordinator.v1.ReadKeyValueResponse\x12m\n" +

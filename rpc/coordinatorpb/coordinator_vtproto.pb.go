@@ -2134,6 +2134,26 @@ func (m *NodeStatus) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
 	}
+	if m.OwedRanges != 0 {
+		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.OwedRanges))
+		i--
+		dAtA[i] = 0x40
+	}
+	if m.OldestHintAt != 0 {
+		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.OldestHintAt))
+		i--
+		dAtA[i] = 0x38
+	}
+	if m.HintBytes != 0 {
+		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.HintBytes))
+		i--
+		dAtA[i] = 0x30
+	}
+	if m.Hints != 0 {
+		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.Hints))
+		i--
+		dAtA[i] = 0x28
+	}
 	if m.LatencyUs != 0 {
 		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.LatencyUs))
 		i--
@@ -3012,6 +3032,18 @@ func (m *NodeStatus) SizeVT() (n int) {
 	}
 	if m.LatencyUs != 0 {
 		n += 1 + protohelpers.SizeOfVarint(uint64(m.LatencyUs))
+	}
+	if m.Hints != 0 {
+		n += 1 + protohelpers.SizeOfVarint(uint64(m.Hints))
+	}
+	if m.HintBytes != 0 {
+		n += 1 + protohelpers.SizeOfVarint(uint64(m.HintBytes))
+	}
+	if m.OldestHintAt != 0 {
+		n += 1 + protohelpers.SizeOfVarint(uint64(m.OldestHintAt))
+	}
+	if m.OwedRanges != 0 {
+		n += 1 + protohelpers.SizeOfVarint(uint64(m.OwedRanges))
 	}
 	n += len(m.unknownFields)
 	return n
@@ -8652,6 +8684,82 @@ func (m *NodeStatus) UnmarshalVTUnsafe(dAtA []byte) error {
 				b := dAtA[iNdEx]
 				iNdEx++
 				m.LatencyUs |= int64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+		case 5:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Hints", wireType)
+			}
+			m.Hints = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.Hints |= int64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+		case 6:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field HintBytes", wireType)
+			}
+			m.HintBytes = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.HintBytes |= int64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+		case 7:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field OldestHintAt", wireType)
+			}
+			m.OldestHintAt = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.OldestHintAt |= int64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+		case 8:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field OwedRanges", wireType)
+			}
+			m.OwedRanges = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.OwedRanges |= int32(b&0x7F) << shift
 				if b < 0x80 {
 					break
 				}

@@ -1,0 +1,5 @@
+//go:build mutant
+
+package coord
+
+var mutant mutation

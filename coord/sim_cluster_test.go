@@ -1,0 +1,173 @@
+package coord
+
+import (
+	"fmt"
+	"strconv"
+
+	"github.com/pairdb/coordinator/ring"
+)
+
+// sim is one simulated cluster with its clients: several coordinators and
+// replicas of the real engine in one event loop, driven by one seed.
+type sim struct {
+	world
+	dice
+	seed  uint64
+	swarm swarm
+	keys  []*simEntry
+
+	nodes             []*simReplica
+	coordinators      []*simCoordinator
+	claims            simClaims
+	storeDownUntil    instant
+	hints             []*simHint // in the metadata store
+	metadataDownUntil instant
+	clients           []*simClient
+	idle              int // clients that have stopped
+	healed            bool
+
+	asked    int   // attempts that clients have made
+	attempts int   // attempts that have reached a coordinator
+	tick     int64 // orders calls and returns of requests
+	requests []*simRequest
+
+	figures   simFigures
+	violation *violation
+	predicate string    // where it is set, no other is checked
+	trace     *simTrace // nil: not traced
+
+	freeCalls    []*simCall
+	freeAttempts []*simAttempt
+}
+
+// simFigures say how much a run has shown.
+type simFigures struct {
+	operations int64 // attempts that clients made
+	succeeded  int64
+	checked    int64 // requests in histories
+	unknown    int64 // histories that porcupine gave up on
+	events     int64
+	faults     faultCounts
+}
+
+func (f *simFigures) add(x *simFigures) {
+	f.operations += x.operations
+	f.succeeded += x.succeeded
+	f.checked += x.checked
+	f.unknown += x.unknown
+	f.events += x.events
+	f.faults.add(&x.faults)
+}
+
+// newSim makes the cluster of a seed. A directed run changes the swarm that the
+// seed has drawn.
+func newSim(seed uint64, operations int, direct func(*swarm, dice)) *sim {
+	s := &sim{world: *newWorld(), dice: newDice(seed), seed: seed}
+	s.swarm = newSwarm(s.dice, operations)
+	if direct != nil {
+		direct(&s.swarm, s.dice)
+	}
+	s.claims = simClaims{&s.world, map[ClaimKey]simClaim{}, DefaultIdempotencyTTL}
+	w := &s.swarm
+	members := make([]ring.Node, w.nodes)
+	for i := range members {
+		members[i] = ring.Node{ID: "n" + strconv.Itoa(i+1), VirtualNodes: 4}
+	}
+	placement, err := ring.New(1, members)
+	if err != nil {
+		panic(err) // a bug of the simulator
+	}
+	for i := range w.keys {
+		tenant := i % len(w.tenants)
+		key := "k" + strconv.Itoa(i/len(w.tenants)) // tenants use the same keys
+		s.keys = append(s.keys, newSimEntry(placement, i, "t"+strconv.Itoa(tenant), key, w.tenants[tenant]))
+	}
+	for i, n := range placement.Nodes() {
+		s.nodes = append(s.nodes, &simReplica{
+			s: s, id: n.ID, index: i, up: true, data: make([]simHeld, len(s.keys)), clock: s.newClock(),
+		})
+	}
+	for i := range w.coordinators {
+		c := &simCoordinator{s: s, id: "c" + strconv.Itoa(i+1), index: i, clock: s.newClock()}
+		c.boot()
+		s.coordinators = append(s.coordinators, c)
+	}
+	for i := range w.clients {
+		c := &simClient{s: s, id: i}
+		s.clients = append(s.clients, c)
+		c.next(nil)
+	}
+	s.replayHints()
+	for k := firstTimedFault; k < faultKinds; k++ {
+		s.haunt(k)
+	}
+	return s
+}
+
+func newSimEntry(placement *ring.Ring, index int, tenant, key string, rf int) *simEntry {
+	k := &simEntry{
+		index: index, tenant: tenant, key: key, name: tenant + "/" + key, rf: rf,
+		owned: make([]bool, placement.Len()), records: map[identity]*record{},
+	}
+	k.token = ring.KeyToken(k.tenant, k.key)
+	k.natural = placement.Replicas(nil, k.token, rf)
+	for _, n := range k.natural {
+		k.owned[n] = true
+	}
+	return k
+}
+
+func (s *sim) newClock() simClock {
+	c := simClock{skew: s.around(s.swarm.skew)}
+	if s.swarm.drift > 0 {
+		c.drift = s.Int64N(2*s.swarm.drift+1) - s.swarm.drift
+	}
+	return c
+}
+
+func (s *sim) newRequest(k *simEntry, c *simClient) *simRequest {
+	r := &simRequest{s: s, id: len(s.requests) + 1, client: c, key: k}
+	s.requests = append(s.requests, r)
+	return r
+}
+
+// maxSimEvents is far more than any run takes; one that takes more goes in circles.
+const maxSimEvents = 5_000_000
+
+// run runs the seed to its end or to the first violation.
+func (s *sim) run() {
+	for s.violation == nil && s.idle < len(s.clients) {
+		if !s.step() {
+			s.violate(nil, "engine", "nothing is left to happen, but %d clients wait", len(s.clients)-s.idle)
+		}
+		if s.figures.events++; s.figures.events > maxSimEvents {
+			s.violate(nil, "engine", "the run does not end")
+		}
+	}
+	s.figures.operations = int64(s.asked)
+	if s.violation == nil {
+		s.converge()
+	}
+	if s.violation == nil {
+		s.checkHistories()
+	}
+}
+
+// invalid tells why a run without a violation shows nothing, "" if it does: too
+// little has succeeded, or faults it was to have did not happen.
+func (s *sim) invalid() string {
+	f := &s.figures
+	if f.succeeded < f.operations/4 {
+		return fmt.Sprintf("%d of %d operations succeeded", f.succeeded, f.operations)
+	}
+	kinds := int64(0)
+	for _, on := range s.swarm.on {
+		if on {
+			kinds++
+		}
+	}
+	if total := f.faults.total(); total < 4*kinds {
+		return fmt.Sprintf("%d faults of %d kinds", total, kinds)
+	}
+	return ""
+}
