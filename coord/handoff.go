@@ -29,7 +29,7 @@ type handoff struct {
 	owed    map[string]*[1 << OwedRangeBits / 64]uint64 // by node; not yet stored
 	debts   []Debt                                      // stored ones, as they were last seen
 
-	replaying sync.Map               // node id -> struct{}
+	replaying sync.Map // node id -> struct{}
 	replayed  atomic.Uint64
 	lost      atomic.Uint64 // hints given up for owed ranges
 }

@@ -12,15 +12,15 @@ import (
 
 // failed names what was attempted and tells the kinds of failure apart: an
 // answer of the engine's own kind stays as it is, a statement that SQLite
-// understood and turned down is a plain error, and all else means that the
-// store did not answer.
+// understood and turned down, or a record that cannot be read, is a plain
+// error, and all else means that the store did not answer.
 func failed(ctx context.Context, doing string, err error) error {
 	switch {
 	case err == nil:
 		return nil
 	case isAnswer(err):
 		return err
-	case isRefusal(err):
+	case isRefusal(err) || errors.Is(err, coord.ErrCorrupt):
 		return fmt.Errorf("%s: %w", doing, err)
 	}
 	// SQLite reports an ended context as an interrupt, or not at all.

@@ -34,20 +34,31 @@ type Options struct {
 	// BusyTimeout is how long a call waits for a write of another process, if
 	// its context lets it; DefaultBusyTimeout where it is 0.
 	BusyTimeout time.Duration
-	// Wall tells the time of tenants' changes; time.Now where it is nil.
+	// MaxHints and MaxHintBytes bound the hints of all nodes together, in number
+	// and by coord.Hint.Size; DefaultMaxHints and DefaultMaxHintBytes where they
+	// are 0. Processes that share the file should agree on them.
+	MaxHints     int64
+	MaxHintBytes int64
+	// Wall tells the time of tenants' changes and of hints' arrival; time.Now
+	// where it is nil.
 	Wall func() time.Time
 }
 
 // Store is metadata in an SQLite file. A change is on disk (synced) before the
 // call that made it returns. It is safe for concurrent use.
 type Store struct {
-	path  string // absolute, without symbolic links
-	wall  func() time.Time
-	read  *sql.DB
-	write *sql.DB
+	path         string // absolute, without symbolic links
+	wall         func() time.Time
+	maxHints     int64
+	maxHintBytes int64
+	read         *sql.DB
+	write        *sql.DB
 }
 
-var _ coord.Metadata = (*Store)(nil)
+var (
+	_ coord.Metadata = (*Store)(nil)
+	_ coord.Hints    = (*Store)(nil)
+)
 
 // Open opens the metadata at a path, creating it or bringing its schema up to
 // date where needed; other processes that open it meanwhile wait, each until
@@ -58,6 +69,12 @@ func Open(ctx context.Context, opts Options) (*Store, error) {
 	if opts.BusyTimeout == 0 {
 		opts.BusyTimeout = DefaultBusyTimeout
 	}
+	if opts.MaxHints == 0 {
+		opts.MaxHints = DefaultMaxHints
+	}
+	if opts.MaxHintBytes == 0 {
+		opts.MaxHintBytes = DefaultMaxHintBytes
+	}
 	if opts.Wall == nil {
 		opts.Wall = time.Now
 	}
@@ -67,11 +84,15 @@ func Open(ctx context.Context, opts Options) (*Store, error) {
 	if opts.BusyTimeout < 0 {
 		return nil, fmt.Errorf("open metadata %s: busy timeout %v is negative", opts.Path, opts.BusyTimeout)
 	}
+	if opts.MaxHints < 0 || opts.MaxHintBytes < 0 {
+		return nil, fmt.Errorf("open metadata %s: bounds of %d hints and %d bytes of them, neither may be negative",
+			opts.Path, opts.MaxHints, opts.MaxHintBytes)
+	}
 	path, err := locate(opts.Path)
 	if err != nil {
 		return nil, fmt.Errorf("open metadata %s: %w", opts.Path, err)
 	}
-	s := &Store{path: path, wall: opts.Wall}
+	s := &Store{path: path, wall: opts.Wall, maxHints: opts.MaxHints, maxHintBytes: opts.MaxHintBytes}
 	if s.write, err = connect(path, opts.BusyTimeout, 1, "_txlock", "immediate"); err != nil {
 		return nil, fmt.Errorf("open metadata %s: %w", opts.Path, err)
 	}

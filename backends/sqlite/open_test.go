@@ -119,7 +119,7 @@ func TestOpenRefusesWhatIsNotMetadata(t *testing.T) {
 		{"short text", write("short", []byte("hello\n")), []string{at("short"), "expected an SQLite database"}},
 		{"noise", write("noise", noise), []string{at("noise"), "expected an SQLite database"}},
 		{"another application's", foreignDatabase(t, at("foreign.db")), []string{at("foreign.db"), "another application", "expected PairDB metadata"}},
-		{"newer", newerDatabase(t, at("newer.db")), []string{at("newer.db"), "version 9999", "up to 1", "newer release"}},
+		{"newer", newerDatabase(t, at("newer.db")), []string{at("newer.db"), "version 9999", "knows versions up to", "newer release"}},
 		{"NUL in the path", at("a\x00b"), []string{"invalid argument"}},
 	} {
 		t.Run(test.what, func(t *testing.T) {

@@ -12,7 +12,7 @@ func TestArrowsPointOneWay(t *testing.T) {
 	const module = "github.com/pairdb/coordinator/"
 	ours := []struct{ room, may string }{
 		{"ring", ""},
-		{"coord", "ring"},
+		{"coord", "ring coord"},
 		{"backends", "coord ring backends"},
 		{"rpc", "coord ring rpc"},
 		// The command line and the configuration reach the client's generated
