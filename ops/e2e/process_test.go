@@ -161,15 +161,20 @@ func startStorage(t *testing.T, id, dir string, args ...string) *process {
 // stores in dir, plus what extra says.
 func startConfigured(t *testing.T, id, dir, extra string) *process {
 	t.Helper()
+	return startConfiguredAt(t, id, dir, "127.0.0.1:0", extra)
+}
+
+func startConfiguredAt(t *testing.T, id, dir, listen, extra string) *process {
+	t.Helper()
 	file := filepath.Join(t.TempDir(), "coordinator.hcl")
 	text := fmt.Sprintf(`
 node_id  = %q
 data_dir = %q
-server { listen = "127.0.0.1:0" }
+server { listen = %q }
 metrics { listen = "127.0.0.1:0" }
 metadata "sqlite" { path = %q }
 idempotency "badger" {}
-%s`, id, filepath.Join(dir, id), filepath.Join(dir, "metadata.db"), extra)
+%s`, id, filepath.Join(dir, id), listen, filepath.Join(dir, "metadata.db"), extra)
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
