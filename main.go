@@ -24,6 +24,7 @@ import (
 	"github.com/pairdb/coordinator/ops/build"
 	"github.com/pairdb/coordinator/ops/cli"
 	"github.com/pairdb/coordinator/ops/config"
+	"github.com/pairdb/coordinator/ops/flags"
 	"github.com/pairdb/coordinator/ops/health"
 	"github.com/pairdb/coordinator/ops/httpd"
 	"github.com/pairdb/coordinator/ops/logging"
@@ -62,7 +63,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	switch {
 	case err == nil || errors.Is(err, flag.ErrHelp):
 		return exitOK
-	case errors.Is(err, errUsage):
+	case errors.Is(err, flags.ErrUsage):
 		return exitUsage
 	}
 	fmt.Fprintln(stderr, err)
@@ -82,73 +83,22 @@ func isTerminal(f *os.File) bool {
 	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }
 
-// errUsage marks a command line that was refused; why was printed already.
-var errUsage = errors.New("wrong usage")
-
-func parse(flags *flag.FlagSet, args []string) error {
-	if err := flags.Parse(args); err != nil {
-		if errors.Is(err, flag.ErrHelp) {
-			return err
-		}
-		return fmt.Errorf("%w: %w", errUsage, err)
-	}
-	if flags.NArg() > 0 {
-		fmt.Fprintf(flags.Output(), "unexpected argument %q\n", flags.Arg(0))
-		flags.Usage()
-		return errUsage
-	}
-	return nil
-}
-
-func newFlags(name, usage string, stderr io.Writer) *flag.FlagSet {
-	flags := flag.NewFlagSet(name, flag.ContinueOnError)
-	flags.SetOutput(stderr)
-	flags.Usage = func() {
-		fmt.Fprintf(stderr, "Usage: %s\n\n", usage)
-		flags.PrintDefaults()
-	}
-	return flags
-}
-
 func runValidate(args []string, stdout, stderr io.Writer) error {
-	flags := newFlags("validate", "coordinator validate FILE", stderr)
-	if err := flags.Parse(args); err != nil {
-		if errors.Is(err, flag.ErrHelp) {
-			return err
-		}
-		return errUsage
-	}
-	if flags.NArg() != 1 {
-		flags.Usage()
-		return errUsage
-	}
-	if _, err := config.Load(config.Source{Path: flags.Arg(0), Env: os.LookupEnv}); err != nil {
+	file, err := flags.Validate(args, stderr)
+	if err != nil {
 		return err
 	}
-	fmt.Fprintf(stdout, "%s: valid\n", flags.Arg(0))
+	if _, err := config.Load(config.Source{Path: file, Env: os.LookupEnv}); err != nil {
+		return err
+	}
+	fmt.Fprintf(stdout, "%s: valid\n", file)
 	return nil
 }
 
 func runCoordinator(ctx context.Context, args []string, stdout, stderr io.Writer) error {
-	flags := newFlags("coordinator", `coordinator -dev | -config FILE [flags]
-       coordinator storage -id ID -listen ADDR -data DIR [flags]
-       coordinator COMMAND [flags]      (coordinator help lists the commands)`, stderr)
-	source := config.Source{Env: os.LookupEnv}
-	flags.BoolVar(&source.Dev, "dev", false, "run everything in this process, with nothing else needed")
-	flags.StringVar(&source.Path, "config", "", "configuration `FILE` (HCL)")
-	flags.StringVar(&source.Flags.DataDir, "data", "", "keep the data in `DIR`; with -dev the default is a temporary directory")
-	flags.StringVar(&source.Flags.Listen, "listen", "", "gRPC `ADDR`ess, HOST:PORT; port 0 takes a free one")
-	flags.StringVar(&source.Flags.OpsListen, "ops-listen", "", "`ADDR`ess of health and metrics, HOST:PORT")
-	flags.StringVar(&source.Flags.NodeID, "node-id", "", "this coordinator's `ID`, unique among those that share data")
-	flags.StringVar(&source.Flags.LogLevel, "log-level", "", "`LEVEL`: trace, debug, info, warn or error")
-	flags.StringVar(&source.Flags.LogFormat, "log-format", "", "`FORMAT`: json or text")
-	if err := parse(flags, args); err != nil {
+	source, err := flags.Coordinator(args, stderr, os.LookupEnv)
+	if err != nil {
 		return err
-	}
-	if !source.Dev && source.Path == "" {
-		fmt.Fprintln(stderr, "either -dev or -config FILE is needed")
-		flags.Usage()
-		return errUsage
 	}
 	cfg, err := config.Load(source)
 	if err != nil {
@@ -492,49 +442,38 @@ const (
 	devReplicationFactor = 3
 )
 
-// runStorage runs a storage node of its own process until ctx ends.
-func runStorage(ctx context.Context, args []string, stderr io.Writer) (err error) {
-	flags := newFlags("storage", "coordinator storage -id ID -listen ADDR -data DIR [flags]", stderr)
-	var id, address, dir, advertise, opsAddress, level, format string
-	var sync bool
-	var join cli.Join
-	flags.StringVar(&id, "id", "", "this node's `ID`, unique in the cluster and the same for as long as its data")
-	flags.StringVar(&address, "listen", "", "gRPC `ADDR`ess, HOST:PORT; port 0 takes a free one")
-	flags.StringVar(&dir, "data", "", "data `DIR`ectory")
-	flags.StringVar(&advertise, "advertise", "", "`HOST:PORT` at which coordinators reach this node; default: where it listens")
-	flags.StringVar(&opsAddress, "ops-listen", "", "`ADDR`ess of health and metrics; empty: none")
-	flags.BoolVar(&sync, "sync", true, "acknowledge a write only when it is on disk; without, it survives the death of the process but not of the machine")
-	flags.StringVar(&level, "log-level", "info", "`LEVEL`: trace, debug, info, warn or error")
-	flags.StringVar(&format, "log-format", "json", "`FORMAT`: json or text")
-	join.AddFlags(flags, os.Getenv)
-	if err := parse(flags, args); err != nil {
-		return err
-	}
-	if id == "" || address == "" || dir == "" {
-		fmt.Fprintln(stderr, "-id, -listen and -data are needed")
-		flags.Usage()
-		return errUsage
-	}
-	log, err := logging.New(logging.Options{Level: level, Format: format, Output: stderr})
+func runStorage(ctx context.Context, args []string, stderr io.Writer) error {
+	node, err := flags.Storage(args, stderr, os.Getenv)
 	if err != nil {
 		return err
 	}
+	log, err := logging.New(logging.Options{Level: node.LogLevel, Format: node.LogFormat, Output: stderr})
+	if err != nil {
+		return err
+	}
+	return serveStorage(ctx, node, log, stderr)
+}
+
+// serveStorage runs a storage node until ctx ends, and closes what it opened
+// in the opposite order.
+func serveStorage(ctx context.Context, opts flags.StorageNode, log hclog.Logger, stderr io.Writer) (err error) {
 	closing := func(what string, close func() error) {
 		if failure := close(); failure != nil {
 			err = errors.Join(err, fmt.Errorf("close %s: %w", what, failure))
 		}
 	}
-	listener, err := listen(address, "-listen")
+	listener, err := listen(opts.Listen, "-listen")
 	if err != nil {
 		return err
 	}
 	defer listener.Close()
+	advertise := opts.Advertise
 	if advertise == "" {
 		if advertise, err = reachable(listener.Addr()); err != nil {
 			return err
 		}
 	}
-	if err := join.Check(advertise); err != nil {
+	if err := opts.Join.Check(advertise); err != nil {
 		return err
 	}
 
@@ -543,14 +482,14 @@ func runStorage(ctx context.Context, args []string, stderr io.Writer) (err error
 	page.Process(build.Version(), build.Commit())
 	failed := make(chan error, 2)
 	opsAt := ""
-	if opsAddress != "" {
-		opsListener, err := listen(opsAddress, "-ops-listen")
+	if opts.OpsListen != "" {
+		opsListener, err := listen(opts.OpsListen, "-ops-listen")
 		if err != nil {
 			return err
 		}
 		opsAt = opsListener.Addr().String()
 		server := httpd.New(httpd.Options{
-			Title: "PairDB storage node " + id, Live: alive.ServeLive, Ready: alive.ServeReady,
+			Title: "PairDB storage node " + opts.ID, Live: alive.ServeLive, Ready: alive.ServeReady,
 			Metrics: page, MetricsPath: "/metrics",
 			ErrorLog: log.Named("http").StandardLogger(&hclog.StandardLoggerOptions{ForceLevel: hclog.Debug}),
 		})
@@ -563,11 +502,11 @@ func runStorage(ctx context.Context, args []string, stderr io.Writer) (err error
 	}
 
 	node, err := badger.OpenNode(badger.NodeOptions{
-		ID: id, Dir: dir, Sync: sync, Profile: badger.Large,
+		ID: opts.ID, Dir: opts.DataDir, Sync: opts.Sync, Profile: badger.Large,
 		Warn: func(message string) { log.Warn(message) },
 	})
 	if err != nil {
-		return fmt.Errorf("open storage node %s: %w", id, err)
+		return fmt.Errorf("open storage node %s: %w", opts.ID, err)
 	}
 	defer closing("storage node", node.Close)
 	alive.Check("disk", func(context.Context) error { return node.Unavailable() })
@@ -580,19 +519,19 @@ func runStorage(ctx context.Context, args []string, stderr io.Writer) (err error
 	go func() { failed <- server.Serve(listener) }()
 	alive.Opened()
 	alive.RingLoaded()
-	log.Info("serving", "node_id", id, "grpc", listener.Addr().String(), "advertise", advertise, "ops", opsAt, "sync", sync, "version", build.Version())
+	log.Info("serving", "node_id", opts.ID, "grpc", listener.Addr().String(), "advertise", advertise, "ops", opsAt, "sync", opts.Sync, "version", build.Version())
 
 	joining, stopJoining := context.WithCancel(ctx)
 	joined := make(chan struct{})
 	go func() {
 		defer close(joined)
-		if join.Coordinator == "" {
+		if opts.Join.Coordinator == "" {
 			return
 		}
-		if err := join.Run(joining, environment(io.Discard, stderr), id, advertise, func(err error) {
+		if err := opts.Join.Run(joining, environment(io.Discard, stderr), opts.ID, advertise, func(err error) {
 			log.Warn("could not join yet", "error", err)
 		}); err == nil {
-			log.Info("joined", "coordinator", join.Coordinator)
+			log.Info("joined", "coordinator", opts.Join.Coordinator)
 		}
 	}()
 	defer func() {

@@ -50,16 +50,16 @@ type Options struct {
 func (o *Options) complete() error {
 	var missing []error
 	if o.Identity.Writer.ID == "" {
-		missing = append(missing, errors.New("Identity is missing"))
+		missing = append(missing, errors.New("no Identity"))
 	}
 	if o.Metadata == nil {
-		missing = append(missing, errors.New("Metadata is missing"))
+		missing = append(missing, errors.New("no Metadata"))
 	}
 	if o.Idempotency == nil {
-		missing = append(missing, errors.New("Idempotency is missing"))
+		missing = append(missing, errors.New("no Idempotency"))
 	}
 	if o.Connect == nil {
-		missing = append(missing, errors.New("Connect is missing"))
+		missing = append(missing, errors.New("no Connect"))
 	}
 	setDefault(&o.DefaultLevel, Quorum)
 	setDefault(&o.WriteTimeout, 5*time.Second)

@@ -606,7 +606,7 @@ func BenchmarkRead(b *testing.B) {
 func TestOptionsAreChecked(t *testing.T) {
 	_, err := coord.New(t.Context(), coord.Options{})
 	for _, field := range []string{"Identity", "Metadata", "Idempotency", "Connect"} {
-		if err == nil || !strings.Contains(err.Error(), field+" is missing") {
+		if err == nil || !strings.Contains(err.Error(), "no "+field) {
 			t.Errorf("empty options: %v; want it to name %s", err, field)
 		}
 	}

@@ -241,6 +241,7 @@ func (f *simResultsFile) append(t *testing.T, c *simChunk) {
 	if f.path == "" {
 		return
 	}
+	t.Logf("seeds %d to %d: %d failed, %d invalid, %d seeds/s", c.from, c.to, len(c.failures), c.invalid, c.perSecond(c.seeds))
 	file, err := os.OpenFile(f.path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		t.Fatal(err)

@@ -19,7 +19,9 @@ func TestTallyAgainstCounting(t *testing.T) {
 				votes[i] = true
 			} else {
 				y.fail(i)
-				votes[i] = votes[i] // a yes stands, anything else is now a no
+				if !votes[i] { // a yes stands
+					votes[i] = false
+				}
 			}
 		}
 		yes, no := 0, 0

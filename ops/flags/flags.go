@@ -1,0 +1,119 @@
+// Package flags reads the command lines of processes that serve: a coordinator
+// and a storage node. Those of client commands are cli's.
+package flags
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+
+	"github.com/pairdb/coordinator/ops/cli"
+	"github.com/pairdb/coordinator/ops/config"
+)
+
+// ErrUsage marks a command line that was refused; why was printed already.
+// flag.ErrHelp marks one that asked for help, which was printed.
+var ErrUsage = errors.New("wrong usage")
+
+func newSet(name, usage string, stderr io.Writer) *flag.FlagSet {
+	fs := flag.NewFlagSet(name, flag.ContinueOnError)
+	fs.SetOutput(stderr)
+	fs.Usage = func() {
+		fmt.Fprintf(stderr, "Usage: %s\n\n", usage)
+		fs.PrintDefaults()
+	}
+	return fs
+}
+
+// parse reads args, of which exactly arguments are no flags.
+func parse(fs *flag.FlagSet, args []string, arguments int) error {
+	if err := fs.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return err
+		}
+		return ErrUsage
+	}
+	if fs.NArg() > arguments {
+		return refuse(fs, "unexpected argument %q", fs.Arg(arguments))
+	}
+	if fs.NArg() < arguments {
+		return refuse(fs, "an argument is missing")
+	}
+	return nil
+}
+
+func refuse(fs *flag.FlagSet, format string, a ...any) error {
+	fmt.Fprintf(fs.Output(), format+"\n", a...)
+	fs.Usage()
+	return ErrUsage
+}
+
+// Validate reads the command line of coordinator validate: the file to check.
+func Validate(args []string, stderr io.Writer) (file string, err error) {
+	fs := newSet("validate", "coordinator validate FILE", stderr)
+	if err := parse(fs, args, 1); err != nil {
+		return "", err
+	}
+	return fs.Arg(0), nil
+}
+
+// Coordinator reads the command line of a coordinator: where its configuration
+// comes from.
+func Coordinator(args []string, stderr io.Writer, env func(string) (string, bool)) (config.Source, error) {
+	fs := newSet("coordinator", `coordinator -dev | -config FILE [flags]
+       coordinator storage -id ID -listen ADDR -data DIR [flags]
+       coordinator validate FILE
+       coordinator COMMAND [flags]      (coordinator help lists the commands)`, stderr)
+	s := config.Source{Env: env}
+	fs.BoolVar(&s.Dev, "dev", false, "run everything in this process, with nothing else needed")
+	fs.StringVar(&s.Path, "config", "", "configuration `FILE` (HCL)")
+	fs.StringVar(&s.Flags.DataDir, "data", "", "keep the data in `DIR`; with -dev the default is a temporary directory")
+	fs.StringVar(&s.Flags.Listen, "listen", "", "gRPC `ADDR`ess, HOST:PORT; port 0 takes a free one")
+	fs.StringVar(&s.Flags.OpsListen, "ops-listen", "", "`ADDR`ess of health and metrics, HOST:PORT")
+	fs.StringVar(&s.Flags.NodeID, "node-id", "", "this coordinator's `ID`, unique among those that share data")
+	fs.StringVar(&s.Flags.LogLevel, "log-level", "", "`LEVEL`: trace, debug, info, warn or error")
+	fs.StringVar(&s.Flags.LogFormat, "log-format", "", "`FORMAT`: json or text")
+	if err := parse(fs, args, 0); err != nil {
+		return s, err
+	}
+	if !s.Dev && s.Path == "" {
+		return s, refuse(fs, "either -dev or -config FILE is needed")
+	}
+	return s, nil
+}
+
+// StorageNode is the command line of a storage node.
+type StorageNode struct {
+	ID        string
+	Listen    string
+	DataDir   string
+	Advertise string // empty: where it listens
+	OpsListen string // empty: none
+	Sync      bool
+	LogLevel  string
+	LogFormat string
+	Join      cli.Join
+}
+
+// Storage reads the command line of coordinator storage.
+func Storage(args []string, stderr io.Writer, getenv func(string) string) (StorageNode, error) {
+	fs := newSet("storage", "coordinator storage -id ID -listen ADDR -data DIR [flags]", stderr)
+	var s StorageNode
+	fs.StringVar(&s.ID, "id", "", "this node's `ID`, unique in the cluster and the same for as long as its data")
+	fs.StringVar(&s.Listen, "listen", "", "gRPC `ADDR`ess, HOST:PORT; port 0 takes a free one")
+	fs.StringVar(&s.DataDir, "data", "", "data `DIR`ectory")
+	fs.StringVar(&s.Advertise, "advertise", "", "`HOST:PORT` at which coordinators reach this node; default: where it listens")
+	fs.StringVar(&s.OpsListen, "ops-listen", "", "`ADDR`ess of health and metrics; empty: none")
+	fs.BoolVar(&s.Sync, "sync", true, "acknowledge a write only when it is on disk; without, it survives the death of the process but not of the machine")
+	fs.StringVar(&s.LogLevel, "log-level", "info", "`LEVEL`: trace, debug, info, warn or error")
+	fs.StringVar(&s.LogFormat, "log-format", "json", "`FORMAT`: json or text")
+	s.Join.AddFlags(fs, getenv)
+	if err := parse(fs, args, 0); err != nil {
+		return s, err
+	}
+	if s.ID == "" || s.Listen == "" || s.DataDir == "" {
+		return s, refuse(fs, "-id, -listen and -data are needed")
+	}
+	return s, nil
+}
