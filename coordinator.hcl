@@ -57,6 +57,11 @@ metadata "postgres" {
   user     = "coordinator"
   password = "" # best left to DATABASE_PASSWORD
 
+  # Where the database is reached past a pooler that does not keep sessions
+  # (PgBouncer in transaction mode): node ids are held and changes heard there.
+  # Default: the same as above.
+  # session_url = "postgres://coordinator@localhost:5433/pairdb_metadata"
+
   # The pool: connections at most (1 to 100000), kept open at least (0 to
   # 100000), and the age at which one is replaced (1s to 24h).
   max_connections   = 50
@@ -69,14 +74,20 @@ metadata "postgres" {
 #   path = "/var/lib/pairdb/metadata.db"
 # }
 
-# Where requests with an idempotency key are remembered: "redis", shared by any
-# number of coordinators, or "badger", for one. There is no default; exactly one
-# block must stand, except with -dev.
+# Where requests with an idempotency key are remembered: "redis" or "postgres",
+# shared by any number of coordinators, or "badger", for one. There is no
+# default; exactly one block must stand, except with -dev. A failover of Redis
+# may forget the claims of the last moments; "postgres" forgets none.
 idempotency "redis" {
   # HOST:PORT, or host and port apart. Environment: REDIS_HOST, REDIS_PORT.
   address = "localhost:6379"
   # host  = "localhost"
   # port  = 6379
+
+  # Several servers: those of a cluster, or, with master_name, sentinels.
+  # addresses         = ["10.0.0.31:26379", "10.0.0.32:26379", "10.0.0.33:26379"]
+  # master_name       = "pairdb"
+  # sentinel_password = "" # of the sentinels themselves
 
   # Environment: REDIS_PASSWORD.
   password = ""
@@ -92,7 +103,19 @@ idempotency "redis" {
 
   # How long a keyed request is remembered. 1s to 720h.
   ttl = "24h"
+
+  # TLS towards Redis; the same attributes as in storage. Default: plain text.
+  # tls {
+  #   ca_file = "/etc/pairdb/redis-ca.pem"
+  # }
 }
+
+# idempotency "postgres" {
+#   # Default: the database of metadata "postgres".
+#   url             = "postgres://coordinator@localhost:5432/pairdb_claims"
+#   max_connections = 20
+#   ttl             = "24h"
+# }
 
 # idempotency "badger" {
 #   # The directory. Default: idempotency in data_dir.

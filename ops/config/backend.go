@@ -84,10 +84,20 @@ func (d *decoder) backendLabel(kind string, blocks []backendBlock, known ...stri
 		ranges[i] = b.Range
 		if oneOf(known...)(b.Backend) != nil {
 			d.report(b.LabelRange, "Unknown "+kind+" backend",
-				fmt.Sprintf("%q is not one; want %q or %q.", b.Backend, known[0], known[1]))
+				fmt.Sprintf("%q is not one; want %s.", b.Backend, alternatives(known)))
 		}
 	}
 	block{d, ""}.only(kind, ranges)
+}
+
+// alternatives writes "a", "b" or "c".
+func alternatives(names []string) string {
+	quoted := make([]string, len(names))
+	for i, name := range names {
+		quoted[i] = strconv.Quote(name)
+	}
+	last := len(quoted) - 1
+	return strings.Join(quoted[:last], ", ") + " or " + quoted[last]
 }
 
 // metadata decodes into dst. The address of Postgres is returned apart, until
@@ -102,6 +112,7 @@ func (d *decoder) metadata(dst *Metadata, blocks []backendBlock) (address postgr
 			d.add(gohcl.DecodeBody(raw.Body, nil, &body))
 			p := defaultPostgres()
 			address = b.postgresAddress(&body)
+			b.postgresURL(&p.SessionURL, body.SessionURL)
 			b.integer(&p.MaxConnections, body.MaxConnections, 1, maxPoolSize)
 			b.integer(&p.MinConnections, body.MinConnections, 0, maxPoolSize)
 			b.duration(&p.ConnMaxLifetime, body.ConnMaxLifetime, time.Second, 24*time.Hour)
@@ -126,11 +137,7 @@ func (b block) postgresAddress(body *postgresBody) postgresAddress {
 	a := defaultPostgresAddress()
 	if body.URL != nil {
 		a = postgresAddress{}
-		b.secret(&a.url, body.URL)
-		if s := a.url.Reveal(); !strings.HasPrefix(s, "postgres://") && !strings.HasPrefix(s, "postgresql://") {
-			b.report(body.URL.Expr.Range(), "Invalid url",
-				"metadata.url must be as postgres://USER:PASSWORD@HOST:PORT/DATABASE.")
-		}
+		b.postgresURL(&a.url, body.URL)
 		for _, attr := range []*hcl.Attribute{body.Host, body.Port, body.Database, body.User, body.Password} {
 			if attr != nil {
 				b.report(attr.Range, "Address given twice",
@@ -147,8 +154,19 @@ func (b block) postgresAddress(body *postgresBody) postgresAddress {
 	return a
 }
 
+func (b block) postgresURL(dst *Secret, attr *hcl.Attribute) {
+	if attr == nil {
+		return
+	}
+	b.secret(dst, attr)
+	if s := dst.Reveal(); !strings.HasPrefix(s, "postgres://") && !strings.HasPrefix(s, "postgresql://") {
+		b.report(attr.Expr.Range(), "Invalid "+words(attr.Name),
+			fmt.Sprintf("%s must be as postgres://USER:PASSWORD@HOST:PORT/DATABASE.", b.name(attr)))
+	}
+}
+
 func (d *decoder) idempotency(dst *Idempotency, blocks []backendBlock) {
-	d.backendLabel("idempotency", blocks, "redis", "badger")
+	d.backendLabel("idempotency", blocks, "redis", "badger", "postgres")
 	const minTTL, maxTTL = time.Second, 30 * 24 * time.Hour
 	for _, raw := range blocks {
 		b := block{d, "idempotency"}
@@ -157,8 +175,10 @@ func (d *decoder) idempotency(dst *Idempotency, blocks []backendBlock) {
 			var body redisBody
 			d.add(gohcl.DecodeBody(raw.Body, nil, &body))
 			r := defaultRedis()
-			b.redisAddress(&r.Address, &body)
+			b.redisAddress(r, &body)
 			b.secret(&r.Password, body.Password)
+			b.secret(&r.SentinelPassword, body.SentinelPassword)
+			d.clientTLS(&r.TLS, "idempotency.tls", body.TLS)
 			b.integer(&r.DB, body.DB, 0, 1<<20)
 			b.integer(&r.MaxRetries, body.MaxRetries, 0, 100)
 			b.integer(&r.PoolSize, body.PoolSize, 1, maxPoolSize)
@@ -167,32 +187,51 @@ func (d *decoder) idempotency(dst *Idempotency, blocks []backendBlock) {
 				b.report(firstRange(raw.Range, body.MinIdleConns, body.PoolSize), "Min idle conns above pool size",
 					fmt.Sprintf("idempotency.min_idle_conns is %d, idempotency.pool_size %d.", r.MinIdleConns, r.PoolSize))
 			}
-			dst.Redis, dst.Badger = r, nil
+			*dst = Idempotency{Redis: r, TTL: dst.TTL}
 			b.duration(&dst.TTL, body.TTL, minTTL, maxTTL)
 		case "badger":
 			var body badgerBody
 			d.add(gohcl.DecodeBody(raw.Body, nil, &body))
-			dst.Redis, dst.Badger = nil, &Badger{}
+			*dst = Idempotency{Badger: &Badger{}, TTL: dst.TTL}
 			b.text(&dst.Badger.Path, body.Path, checkPath)
+			b.duration(&dst.TTL, body.TTL, minTTL, maxTTL)
+		case "postgres":
+			var body postgresClaimsBody
+			d.add(gohcl.DecodeBody(raw.Body, nil, &body))
+			*dst = Idempotency{Postgres: &PostgresClaims{MaxConnections: 20}, TTL: dst.TTL}
+			b.postgresURL(&dst.Postgres.URL, body.URL)
+			b.integer(&dst.Postgres.MaxConnections, body.MaxConnections, 1, maxPoolSize)
 			b.duration(&dst.TTL, body.TTL, minTTL, maxTTL)
 		}
 	}
 }
 
-func (b block) redisAddress(dst *string, body *redisBody) {
-	b.text(dst, body.Address, checkAddress)
-	if body.Host == nil && body.Port == nil {
+// redisAddress decodes whichever way the address is given: as one, as its
+// parts, or as a list.
+func (b block) redisAddress(dst *Redis, body *redisBody) {
+	b.text(&dst.MasterName, body.MasterName, checkID)
+	given := 0
+	for _, one := range []bool{body.Address != nil, body.Addresses != nil, body.Host != nil || body.Port != nil} {
+		if one {
+			given++
+		}
+	}
+	if given > 1 {
+		b.report(firstRange(hcl.Range{}, body.Host, body.Port, body.Addresses, body.Address), "Address given twice",
+			"Keep one of idempotency.address, idempotency.addresses, and host with port.")
 		return
 	}
-	if body.Address != nil {
-		b.report(firstRange(body.Address.Range, body.Host, body.Port), "Address given twice",
-			"idempotency.address already says it; remove host and port, or address.")
-		return
+	switch {
+	case body.Addresses != nil:
+		b.texts(&dst.Addresses, body.Addresses, checkAddress)
+	case body.Host != nil || body.Port != nil:
+		host, port := "localhost", 6379
+		b.text(&host, body.Host, checkHost)
+		b.integer(&port, body.Port, 1, 65535)
+		dst.Addresses = []string{net.JoinHostPort(host, strconv.Itoa(port))}
+	default:
+		b.text(&dst.Addresses[0], body.Address, checkAddress)
 	}
-	host, port := "localhost", 6379
-	b.text(&host, body.Host, checkHost)
-	b.integer(&port, body.Port, 1, 65535)
-	*dst = net.JoinHostPort(host, strconv.Itoa(port))
 }
 
 // firstRange is the value of the first attribute that is there, else fallback.

@@ -56,6 +56,7 @@ type Metadata struct {
 // Postgres is a metadata store in PostgreSQL.
 type Postgres struct {
 	URL             Secret // complete: postgres://USER:PASSWORD@HOST:PORT/DATABASE?PARAMETERS
+	SessionURL      Secret // past a pooler that does not keep sessions; empty: URL does
 	MaxConnections  int
 	MinConnections  int
 	ConnMaxLifetime time.Duration
@@ -69,19 +70,31 @@ type SQLite struct {
 
 // Idempotency names the store of keyed requests: exactly one field is set.
 type Idempotency struct {
-	Redis  *Redis
-	Badger *Badger
-	TTL    time.Duration // how long a keyed request is remembered
+	Redis    *Redis
+	Badger   *Badger
+	Postgres *PostgresClaims
+	TTL      time.Duration // how long a keyed request is remembered
 }
 
-// Redis is an idempotency store in Redis.
+// PostgresClaims is an idempotency store in PostgreSQL. An empty URL means the
+// database of the metadata.
+type PostgresClaims struct {
+	URL            Secret
+	MaxConnections int
+}
+
+// Redis is an idempotency store in Redis. Several addresses are those of a
+// cluster, or, with MasterName, of sentinels.
 type Redis struct {
-	Address      string // HOST:PORT
-	Password     Secret
-	DB           int
-	MaxRetries   int
-	PoolSize     int
-	MinIdleConns int
+	Addresses        []string // HOST:PORT each
+	MasterName       string
+	Password         Secret
+	SentinelPassword Secret
+	DB               int
+	MaxRetries       int
+	PoolSize         int
+	MinIdleConns     int
+	TLS              *ClientTLS // nil: plain text
 }
 
 // Badger is an idempotency store in a directory. An empty path means
@@ -222,7 +235,7 @@ func defaultPostgres() *Postgres {
 }
 
 func defaultRedis() *Redis {
-	return &Redis{Address: "localhost:6379", MaxRetries: 3, PoolSize: 100, MinIdleConns: 10}
+	return &Redis{Addresses: []string{"localhost:6379"}, MaxRetries: 3, PoolSize: 100, MinIdleConns: 10}
 }
 
 func defaultJWT() JWT {

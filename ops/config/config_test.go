@@ -168,7 +168,7 @@ func TestGoodFiles(t *testing.T) {
 		Metadata: Metadata{Postgres: &Postgres{URL: NewSecret("postgresql://alice:s3cret@db-1:5433/meta?sslmode=require"),
 			MaxConnections: 5, MinConnections: 5, ConnMaxLifetime: time.Hour}},
 		Idempotency: Idempotency{
-			Redis: &Redis{Address: "cache:6380", Password: NewSecret("hunter2"), DB: 3, MaxRetries: 0, PoolSize: 20},
+			Redis: &Redis{Addresses: []string{"cache:6380"}, Password: NewSecret("hunter2"), DB: 3, MaxRetries: 0, PoolSize: 20},
 			TTL:   48 * time.Hour,
 		},
 		StorageNodes: []StorageNode{
@@ -222,7 +222,7 @@ func TestCommentedExamplesDecode(t *testing.T) {
 	}
 	example := regexp.MustCompile(`^(\s*)# ?(\s*(?:[a-z_]+ += .*|[a-z_]+( "[^"]*")? \{|\}))$`)
 	// The second store and the second way to give an address stay out.
-	alternative := regexp.MustCompile(`^\s*# (metadata "sqlite"|idempotency "badger"|url|host|port)`)
+	alternative := regexp.MustCompile(`^\s*# (metadata "sqlite"|idempotency "(badger|postgres)"|url|host|port|addresses)`)
 	skipping := false
 	var out []string
 	for line := range strings.Lines(string(text)) {
@@ -339,8 +339,8 @@ func TestEnvironmentOverridesStores(t *testing.T) {
 				t.Errorf("url = %s, want %s", got, test.want)
 			}
 			if test.env == "all" {
-				if r := c.Idempotency.Redis; r.Address != "cache:6380" || r.Password.Reveal() != "r" {
-					t.Errorf("redis = %s, %s", r.Address, r.Password.Reveal())
+				if r := c.Idempotency.Redis; r.Addresses[0] != "cache:6380" || r.Password.Reveal() != "r" {
+					t.Errorf("redis = %s, %s", r.Addresses[0], r.Password.Reveal())
 				}
 			}
 		})

@@ -118,13 +118,18 @@ func (d *decoder) storageNodes(c *Config, blocks []storageNodeBlock) {
 func (d *decoder) storage(c *Storage, blocks []storageBlock) {
 	each(d, "storage", blocks, func(s *storageBlock) hcl.Range { return s.Range }, func(b block, s *storageBlock) {
 		b.integer(&c.Embedded, s.Embedded, 0, maxEmbedded)
-		each(d, "storage.tls", s.TLS, func(t *clientTLSBlock) hcl.Range { return t.Range }, func(b block, t *clientTLSBlock) {
-			c.TLS = &ClientTLS{}
-			b.text(&c.TLS.CAFile, t.CAFile, checkPath)
-			b.text(&c.TLS.CertFile, t.CertFile, checkPath)
-			b.text(&c.TLS.KeyFile, t.KeyFile, checkPath)
-			b.pair(t.CertFile, t.KeyFile)
-		})
+		d.clientTLS(&c.TLS, "storage.tls", s.TLS)
+	})
+}
+
+func (d *decoder) clientTLS(dst **ClientTLS, path string, blocks []clientTLSBlock) {
+	each(d, path, blocks, func(t *clientTLSBlock) hcl.Range { return t.Range }, func(b block, t *clientTLSBlock) {
+		c := &ClientTLS{}
+		b.text(&c.CAFile, t.CAFile, checkPath)
+		b.text(&c.CertFile, t.CertFile, checkPath)
+		b.text(&c.KeyFile, t.KeyFile, checkPath)
+		b.pair(t.CertFile, t.KeyFile)
+		*dst = c
 	})
 }
 

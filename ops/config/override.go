@@ -78,13 +78,13 @@ func (d *decoder) environment(c *Config, address *postgresAddress, lookup func(s
 			"DATABASE_HOST", "DATABASE_PORT", "DATABASE_NAME", "DATABASE_USER", "DATABASE_PASSWORD")
 	}
 	if r := c.Idempotency.Redis; r != nil {
-		host, portText, err := net.SplitHostPort(r.Address)
-		if err != nil {
-			return
+		if len(r.Addresses) > 1 {
+			unused("idempotency.addresses names several servers", "REDIS_HOST", "REDIS_PORT")
+		} else if host, portText, err := net.SplitHostPort(r.Addresses[0]); err == nil {
+			text(&host, "REDIS_HOST", checkHost)
+			text(&portText, "REDIS_PORT", checkPort)
+			r.Addresses = []string{net.JoinHostPort(host, portText)}
 		}
-		text(&host, "REDIS_HOST", checkHost)
-		text(&portText, "REDIS_PORT", checkPort)
-		r.Address = net.JoinHostPort(host, portText)
 		if password := get("REDIS_PASSWORD"); password != "" {
 			r.Password = NewSecret(password)
 		}

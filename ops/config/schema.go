@@ -51,6 +51,7 @@ type backendBlock struct {
 
 type postgresBody struct {
 	URL             *hcl.Attribute `hcl:"url,optional"`
+	SessionURL      *hcl.Attribute `hcl:"session_url,optional"`
 	Host            *hcl.Attribute `hcl:"host,optional"`
 	Port            *hcl.Attribute `hcl:"port,optional"`
 	Database        *hcl.Attribute `hcl:"database,optional"`
@@ -66,15 +67,25 @@ type sqliteBody struct {
 }
 
 type redisBody struct {
-	Address      *hcl.Attribute `hcl:"address,optional"`
-	Host         *hcl.Attribute `hcl:"host,optional"`
-	Port         *hcl.Attribute `hcl:"port,optional"`
-	Password     *hcl.Attribute `hcl:"password,optional"`
-	DB           *hcl.Attribute `hcl:"db,optional"`
-	MaxRetries   *hcl.Attribute `hcl:"max_retries,optional"`
-	PoolSize     *hcl.Attribute `hcl:"pool_size,optional"`
-	MinIdleConns *hcl.Attribute `hcl:"min_idle_conns,optional"`
-	TTL          *hcl.Attribute `hcl:"ttl,optional"`
+	Address          *hcl.Attribute   `hcl:"address,optional"`
+	Addresses        *hcl.Attribute   `hcl:"addresses,optional"`
+	Host             *hcl.Attribute   `hcl:"host,optional"`
+	Port             *hcl.Attribute   `hcl:"port,optional"`
+	MasterName       *hcl.Attribute   `hcl:"master_name,optional"`
+	Password         *hcl.Attribute   `hcl:"password,optional"`
+	SentinelPassword *hcl.Attribute   `hcl:"sentinel_password,optional"`
+	DB               *hcl.Attribute   `hcl:"db,optional"`
+	MaxRetries       *hcl.Attribute   `hcl:"max_retries,optional"`
+	PoolSize         *hcl.Attribute   `hcl:"pool_size,optional"`
+	MinIdleConns     *hcl.Attribute   `hcl:"min_idle_conns,optional"`
+	TTL              *hcl.Attribute   `hcl:"ttl,optional"`
+	TLS              []clientTLSBlock `hcl:"tls,block"`
+}
+
+type postgresClaimsBody struct {
+	URL            *hcl.Attribute `hcl:"url,optional"`
+	MaxConnections *hcl.Attribute `hcl:"max_connections,optional"`
+	TTL            *hcl.Attribute `hcl:"ttl,optional"`
 }
 
 type badgerBody struct {

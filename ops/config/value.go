@@ -173,6 +173,33 @@ func (b block) text(dst *string, attr *hcl.Attribute, check func(string) error) 
 	*dst = s
 }
 
+// texts decodes a list of strings, at least one.
+func (b block) texts(dst *[]string, attr *hcl.Attribute, check func(string) error) {
+	v, diags := attr.Expr.Value(nil)
+	if diags.HasErrors() {
+		b.add(diags)
+		return
+	}
+	if v.IsNull() || !v.CanIterateElements() || v.LengthInt() == 0 {
+		b.report(attr.Expr.Range(), "Wrong type", b.name(attr)+" must be a list of strings with at least one.")
+		return
+	}
+	var list []string
+	for it := v.ElementIterator(); it.Next(); {
+		_, e := it.Element()
+		if e.IsNull() || e.Type() != cty.String {
+			b.report(attr.Expr.Range(), "Wrong type", b.name(attr)+" must be a list of strings.")
+			return
+		}
+		if err := check(e.AsString()); err != nil {
+			b.report(attr.Expr.Range(), "Invalid "+words(attr.Name), fmt.Sprintf("%s holds %q: %v.", b.name(attr), e.AsString(), err))
+			return
+		}
+		list = append(list, e.AsString())
+	}
+	*dst = list
+}
+
 func (b block) secret(dst *Secret, attr *hcl.Attribute) {
 	if v, ok := b.constant(attr, cty.String, "a string"); ok {
 		*dst = NewSecret(v.AsString())
