@@ -46,11 +46,12 @@ fuzz: ## each fuzz target for FUZZTIME
 		done; \
 	done
 
-sim: ## the simulator, resumable: SEED=n replays one seed, RUNS=n sets how many
-	@echo "make sim: the simulator comes with a later issue" >&2; exit 1
+sim: ## the simulator, resumable: SEED=n replays one seed, RUNS=n (in 500s) sets how many
+	$(GO) test ./coord -run 'TestSimulation$$' -v -timeout 0 \
+		$(if $(SEED),-sim.seed=$(SEED),-sim.runs=$(or $(RUNS),100000) -sim.results=$(CURDIR)/sim-results.tsv)
 
 mutants: ## that the simulator finds planted bugs
-	@echo "make mutants: the simulator comes with a later issue" >&2; exit 1
+	$(GO) test -tags mutant -v -run 'TestMutants|TestHistoriesFindBugs' ./coord
 
 bench: ## the whole comparison, with ratios to a bare gRPC echo
 	@echo "make bench: the comparison comes with a later issue; micro-benchmarks: go test -bench . ./..." >&2; exit 1

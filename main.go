@@ -324,7 +324,7 @@ func openStores(ctx context.Context, cfg *config.Config) (s *stores, err error) 
 		if err != nil {
 			return s, fmt.Errorf("open metadata: %w", err)
 		}
-		s.metadata = store
+		s.metadata, s.hints = store, store
 	default:
 		return s, errors.New(`metadata "postgres" is not supported by this release yet`)
 	}

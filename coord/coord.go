@@ -16,8 +16,8 @@ import (
 
 // Options say what a Coordinator works with. Fields without a default are required.
 type Options struct {
-	// Identity is this process's own, acquired from Metadata. The Coordinator
-	// does not release it: nothing may be issued under it after Close anyway.
+	// Identity is this process's own, acquired from Metadata. From New on it is
+	// the Coordinator's, which renews it when it must and releases it in Close.
 	Identity    Identity
 	Metadata    Metadata
 	Idempotency Idempotency
@@ -93,6 +93,7 @@ type Coordinator struct {
 	tenants     tenantCache
 	hedges      hedgeBudget
 	handoff     *handoff // nil without Options.Hints
+	identity    identityKeeper
 	view        atomic.Pointer[view]
 	reshaping   sync.Mutex // held while a view replaces another
 	origin      time.Time  // instant 0
@@ -119,13 +120,14 @@ func New(ctx context.Context, options Options) (*Coordinator, error) {
 		events:      options.Events,
 		metadata:    options.Metadata,
 		idempotency: options.Idempotency,
-		issuer:      issuer{writer: options.Identity.Writer, wall: options.Wall, maxOffset: options.MaxClockOffset},
+		issuer:      issuer{writer: options.Identity.Writer, wall: options.Wall, maxOffset: options.MaxClockOffset, stuck: make(chan struct{}, 1)},
 		origin:      time.Now(),
 		startedAt:   options.Wall(),
 		pool:        sync.Pool{New: newOperation},
 		idle:        make(chan struct{}, 1),
 		retired:     make(chan struct{}),
 	}
+	c.identity = identityKeeper{c: c, held: options.Identity, failed: make(chan error, 1)}
 	c.hedges.credit.Store(hedgeBurst)
 	c.tenants.open(c.metadata, options.TenantTTL, options.TenantCacheSize, c.now, options.Events.TenantCache)
 	c.view.Store(&view{ring: &ring.Ring{}})
@@ -139,6 +141,7 @@ func New(ctx context.Context, options Options) (*Coordinator, error) {
 	run, stop := context.WithCancel(context.Background())
 	c.stop = stop
 	c.background.Go(func() { c.watchTopology(run) })
+	c.background.Go(func() { c.identity.run(run) })
 	if watcher, ok := options.Metadata.(Watcher); ok {
 		c.background.Go(func() { watcher.Watch(run, func(change Change) { c.noteChange(run, change) }) })
 	}
@@ -167,7 +170,7 @@ func (c *Coordinator) Close(ctx context.Context) error {
 	c.stop()
 	close(c.retired)
 	c.background.Wait()
-	return errors.Join(err, c.view.Load().close())
+	return errors.Join(err, c.view.Load().close(), c.identity.release())
 }
 
 func (c *Coordinator) now() instant { return instant(time.Since(c.origin)) }

@@ -169,7 +169,7 @@ func (h *handoff) flush(ctx context.Context) error {
 func (h *handoff) storeGroup(ctx context.Context, group []Hint) error {
 	ctx, cancel := context.WithTimeout(ctx, hintStoreTimeout)
 	defer cancel()
-	if err := h.store.PutHints(ctx, h.c.issuer.writer.ID, group); err != nil {
+	if err := h.store.PutHints(ctx, h.c.options.Identity.Writer.ID, group); err != nil {
 		h.mu.Lock()
 		for _, hint := range group {
 			h.admit(hint)
@@ -293,7 +293,7 @@ func (h *handoff) replay(ctx context.Context, node string) error {
 	var after *Position
 	for {
 		bounded, cancel := context.WithTimeout(ctx, hintStoreTimeout)
-		page, err := h.store.Hints(bounded, node, h.c.issuer.writer.ID, h.c.options.Wall().Add(-orphanAge), after, replayPage, replayPageBytes)
+		page, err := h.store.Hints(bounded, node, h.c.options.Identity.Writer.ID, h.c.options.Wall().Add(-orphanAge), after, replayPage, replayPageBytes)
 		cancel()
 		if err != nil || len(page) == 0 {
 			return err

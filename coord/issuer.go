@@ -22,7 +22,10 @@ type issuer struct {
 	wall      func() time.Time
 	maxOffset time.Duration
 	last      atomic.Int64 // greatest timestamp issued by the process clock
-	shards    [issuerShards]issuerShard
+	// stuck, where it is not nil, gets a token when the process clock is
+	// further ahead of the wall clock than replicas accept. Capacity 1.
+	stuck  chan struct{}
+	shards [issuerShards]issuerShard
 }
 
 // A shard remembers the last issuerShardKeys to twice as many keys written.
@@ -96,8 +99,30 @@ func (s *issuer) tick(wall, floor int64) int64 {
 			next = max(wall, floor+1)
 		}
 		if s.last.CompareAndSwap(last, next) {
+			if last-wall > int64(s.maxOffset) {
+				select {
+				case s.stuck <- struct{}{}:
+				default:
+				}
+			}
 			return next
 		}
+	}
+}
+
+// reincarnate goes on under another incarnation as a process does that was
+// started again: it remembers nothing, and its clock is the wall clock.
+func (s *issuer) reincarnate(w Writer) {
+	for i := range s.shards {
+		s.shards[i].mu.Lock()
+	}
+	s.writer = w
+	s.last.Store(0)
+	for i := range s.shards {
+		s.shards[i].recent, s.shards[i].older, s.shards[i].forgotten = nil, nil, 0
+	}
+	for i := range s.shards {
+		s.shards[i].mu.Unlock()
 	}
 }
 

@@ -137,9 +137,10 @@ func (c *Coordinator) Nodes(ctx context.Context) ([]NodeState, error) {
 // Status tells what this coordinator knows without asking anyone.
 func (c *Coordinator) Status(context.Context) Status {
 	v := c.view.Load()
+	writer := c.identity.writer()
 	return Status{
-		NodeID:      c.options.Identity.Writer.ID,
-		Incarnation: c.options.Identity.Writer.Incarnation,
+		NodeID:      writer.ID,
+		Incarnation: writer.Incarnation,
 		Epoch:       v.topology.Epoch,
 		StartedAt:   c.startedAt,
 		InFlight:    int(c.active.Load()),
