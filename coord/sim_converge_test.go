@@ -14,12 +14,10 @@ func (s *sim) converge() {
 		}
 	}
 	for _, c := range s.coordinators {
-		if max(c.greatest, c.issuer.last.Load())-c.clock.read(s.now) > int64(DefaultMaxClockOffset)/2 {
-			// A process that has issued timestamps from a clock that was far
-			// ahead has its writes refused until the true time has caught up,
-			// or it is started again.
-			c.crash()
-			s.revive(c)
+		if c.issuer.last.Load()-c.clock.read(s.now) > int64(DefaultMaxClockOffset)/2 {
+			// Its first write would be refused and make it take a new
+			// incarnation; here every first write must succeed.
+			c.renew()
 		}
 	}
 	for round := 0; len(s.hints) > 0 && s.violation == nil; round++ {

@@ -47,6 +47,7 @@ func (c *simCoordinator) boot() {
 		writer:    Writer{c.id, c.incarnation},
 		wall:      c.wall,
 		maxOffset: DefaultMaxClockOffset,
+		stuck:     make(chan struct{}, 1),
 	}
 	c.hedges.credit.Store(hedgeBurst)
 	c.pending, c.flushing = nil, false
@@ -63,6 +64,29 @@ func (c *simCoordinator) wall() time.Time {
 	ns := c.clock.read(c.s.now)
 	c.greatest = max(c.greatest, ns)
 	return time.Unix(0, ns)
+}
+
+// renew does what identityKeeper does when the wall clock has jumped back: it
+// takes a new incarnation, under which the process clock starts again.
+func (c *simCoordinator) renew() {
+	if mutant != mutantSameIncarnation {
+		c.incarnation++
+	}
+	c.issuer.reincarnate(Writer{c.id, c.incarnation})
+	c.greatest = 0
+	clear(c.issued)
+}
+
+// simRenewal is the answer of metadata to a coordinator that is stuck.
+type simRenewal struct {
+	c    *simCoordinator
+	life uint32
+}
+
+func (r *simRenewal) happen() {
+	if r.c.up && r.c.life == r.life {
+		r.c.renew()
+	}
 }
 
 func (c *simCoordinator) crash() {
@@ -225,6 +249,11 @@ func (a *simAttempt) carryOut() {
 	}
 	if fx.store != noStep {
 		a.takeStep(fx.store)
+	}
+	select {
+	case <-a.c.issuer.stuck:
+		s.plan(s.now.add(s.upTo(20*time.Millisecond)), &simRenewal{a.c, a.c.life})
+	default:
 	}
 	for _, send := range fx.sends[:fx.n] {
 		a.send(send)
