@@ -39,6 +39,7 @@ type Options struct {
 	MaxClockOffset time.Duration
 
 	HintLifetime     time.Duration // default DefaultHintLifetime
+	ReplayInterval   time.Duration // between looks for nodes that are owed hints; default 1 s
 	TenantTTL        time.Duration // how long a tenant is cached; default 5 min
 	TenantCacheSize  int           // tenants; default 10,000
 	TopologyInterval time.Duration // between looks at the registered nodes; default 30 s
@@ -65,6 +66,7 @@ func (o *Options) complete() error {
 	setDefault(&o.WriteTimeout, 5*time.Second)
 	setDefault(&o.ReadTimeout, 3*time.Second)
 	setDefault(&o.MaxClockOffset, DefaultMaxClockOffset)
+	setDefault(&o.ReplayInterval, time.Second)
 	setDefault(&o.HintLifetime, DefaultHintLifetime)
 	setDefault(&o.TenantTTL, 5*time.Minute)
 	setDefault(&o.TenantCacheSize, 10_000)

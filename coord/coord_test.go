@@ -110,7 +110,7 @@ func (c *cluster) start(t testing.TB, id string, change func(*coord.Options)) *c
 		t.Fatal(err)
 	}
 	options := coord.Options{
-		Identity: identity, Metadata: c.metadata, Idempotency: c.claims,
+		Identity: identity, Metadata: c.metadata, Idempotency: c.claims, ReplayInterval: 20 * time.Millisecond,
 		Connect: func(n coord.StorageNode) (coord.Replica, error) { return c.nodes[n.ID], nil },
 	}
 	if change != nil {

@@ -48,8 +48,6 @@ const (
 	hintRetryMin     = 100 * time.Millisecond
 	hintRetryMax     = 5 * time.Second
 
-	// replayInterval is how often nodes that are owed hints are looked at.
-	replayInterval = time.Second
 	// orphanAge is how old a hint is before other coordinators than its writer
 	// replay it.
 	orphanAge       = 30 * time.Second
@@ -108,7 +106,7 @@ func (h *handoff) owe(node string, r uint16) {
 
 // run stores and replays until ctx ends, and then stores what is left.
 func (h *handoff) run(ctx context.Context) {
-	tick := time.NewTicker(replayInterval)
+	tick := time.NewTicker(h.c.options.ReplayInterval)
 	defer tick.Stop()
 	var retry <-chan time.Time
 	pause := hintRetryMin
