@@ -142,14 +142,20 @@ func New(ctx context.Context, options Options) (*Coordinator, error) {
 	}
 	run, stop := context.WithCancel(context.Background())
 	c.stop = stop
+	if options.Hints != nil {
+		c.handoff = newHandoff(c, options.Hints)
+		// The ledger is known from the start, so that nobody takes an unread
+		// one for an empty one.
+		if err := c.handoff.refresh(ctx); err != nil {
+			stop()
+			return nil, errors.Join(err, c.view.Load().close())
+		}
+		c.background.Go(func() { c.handoff.run(run) })
+	}
 	c.background.Go(func() { c.watchTopology(run) })
 	c.background.Go(func() { c.identity.run(run) })
 	if watcher, ok := options.Metadata.(Watcher); ok {
 		c.background.Go(func() { watcher.Watch(run, func(change Change) { c.noteChange(run, change) }) })
-	}
-	if options.Hints != nil {
-		c.handoff = newHandoff(c, options.Hints)
-		c.background.Go(func() { c.handoff.run(run) })
 	}
 	return c, nil
 }

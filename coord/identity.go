@@ -28,7 +28,7 @@ type identityKeeper struct {
 // identityRetry is the pause between attempts to take the id back.
 const (
 	identityRetry   = 500 * time.Millisecond
-	identityTimeout = 10 * time.Second
+	identityTimeout = 2 * time.Second
 )
 
 func (k *identityKeeper) writer() Writer {

@@ -122,7 +122,7 @@ func (c *Coordinator) Nodes(ctx context.Context) ([]NodeState, error) {
 			continue
 		}
 		all.Go(func() {
-			who, err := v.peers[s.ID].replica.Describe(ctx)
+			who, err := v.peers[s.ID].describe(ctx)
 			if err != nil {
 				s.Unavailable = err
 				return
@@ -158,6 +158,9 @@ func (c *Coordinator) states(v *view) []NodeState {
 	for _, n := range v.topology.Nodes {
 		p := v.peers[n.ID]
 		s := NodeState{StorageNode: n, Unavailable: p.replica.Unavailable(), Latency: time.Duration(p.mean.Load()), Debt: ledger[n.ID]}
+		if who := p.described.Load(); who != nil {
+			s.Keys, s.DiskUsedFraction = who.Keys, who.DiskUsedFraction
+		}
 		if s.Unavailable == nil && p.silent(now) {
 			s.Unavailable = fmt.Errorf("%w: no answer for %v", ErrReplicaUnavailable,
 				time.Duration(now-instant(p.answeredAt.Load())).Round(time.Millisecond))

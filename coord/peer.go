@@ -1,6 +1,7 @@
 package coord
 
 import (
+	"context"
 	"sync/atomic"
 	"time"
 )
@@ -16,6 +17,17 @@ type peer struct {
 	mean        atomic.Int64 // of recent answers, nanoseconds
 	p95         atomic.Int64 // likewise, estimated
 	indebted    atomic.Bool  // it is owed hints or ranges, so it may be behind
+
+	described atomic.Pointer[NodeDescription] // what it last said of itself, nil before
+}
+
+// describe asks the node who it is and how full.
+func (p *peer) describe(ctx context.Context) (NodeDescription, error) {
+	who, err := p.replica.Describe(ctx)
+	if err == nil {
+		p.described.Store(&who)
+	}
+	return who, err
 }
 
 const (

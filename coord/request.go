@@ -55,8 +55,8 @@ type KeysPage struct {
 // NodeState is what this coordinator knows of a registered storage node.
 type NodeState struct {
 	StorageNode
-	Keys             int64         // estimate, tombstones included; 0 where the node did not say
-	DiskUsedFraction float64       // 0 where the node did not say
+	Keys             int64         // as the node last said, tombstones included; 0 before it has
+	DiskUsedFraction float64       // likewise
 	Unavailable      error         // why it cannot be used now; nil where it can
 	Latency          time.Duration // recent mean of its answers, 0 where there was none
 	Debt             Debt          // what it is owed

@@ -110,6 +110,11 @@ func (c *Coordinator) watchTopology(ctx context.Context) {
 		case <-learn.C:
 			if c.learnUUIDs(ctx) {
 				learn.Reset(learnInterval)
+				continue
+			}
+			// For metrics: how full each node is.
+			if _, err := c.Nodes(ctx); err != nil && ctx.Err() == nil && c.events.Background != nil {
+				c.events.Background("describe storage nodes", err)
 			}
 		}
 	}
@@ -160,7 +165,7 @@ func (c *Coordinator) learnUUID(ctx context.Context, n StorageNode) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, describeTimeout)
 	defer cancel()
-	who, err := p.replica.Describe(ctx)
+	who, err := p.describe(ctx)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrReplicaUnavailable, err)
 	}

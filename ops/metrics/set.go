@@ -150,6 +150,18 @@ func (s *Set) addStatus() {
 		}
 		return 1
 	})
+	perNode("coordinator_hints_pending", "Versions that a storage node missed and that wait to be replayed to it.",
+		func(n coord.NodeState) float64 { return float64(n.Debt.Hints) })
+	perNode("coordinator_hints_pending_bytes", "Size of the hints for a storage node.",
+		func(n coord.NodeState) float64 { return float64(n.Debt.Bytes) })
+	perNode("coordinator_hints_oldest_seconds", "Age of the oldest hint for a storage node; 0 without any.", func(n coord.NodeState) float64 {
+		if n.Debt.Oldest.IsZero() {
+			return 0
+		}
+		return max(time.Since(n.Debt.Oldest).Seconds(), 0)
+	})
+	perNode("coordinator_owed_ranges", "Ranges of a storage node of which hints were lost, so that replicas must be compared.",
+		func(n coord.NodeState) float64 { return float64(n.Debt.OwedRanges) })
 	perNode("coordinator_replica_keys", "Keys on a storage node, an estimate.", func(n coord.NodeState) float64 { return float64(n.Keys) })
 	perNode("coordinator_replica_disk_used_ratio", "Used part of a storage node's disk, 0 to 1.",
 		func(n coord.NodeState) float64 { return n.DiskUsedFraction })
