@@ -89,8 +89,13 @@ idempotency "redis" {
   # master_name       = "pairdb"
   # sentinel_password = "" # of the sentinels themselves
 
-  # Environment: REDIS_PASSWORD.
+  # Environment: REDIS_PASSWORD. Default username: Redis's own default user.
+  # username = "coordinator"
   password = ""
+
+  # How many of Redis's replicas must have a claim before it counts, 0 to 16:
+  # with 1 or more, a failover to one of those forgets nothing. Not in a cluster.
+  wait_replicas = 0
 
   # The database's number. 0 to 1048576.
   db = 0

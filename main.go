@@ -4,6 +4,8 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"flag"
 	"fmt"
@@ -12,6 +14,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"time"
 
@@ -19,6 +22,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"github.com/pairdb/coordinator/backends/badger"
+	"github.com/pairdb/coordinator/backends/redis"
 	"github.com/pairdb/coordinator/backends/sqlite"
 	"github.com/pairdb/coordinator/coord"
 	"github.com/pairdb/coordinator/ops/build"
@@ -162,13 +166,13 @@ func serve(ctx context.Context, cfg *config.Config, dev bool, log hclog.Logger, 
 		return opsServer.Shutdown(ctx)
 	})
 
-	stores, err := openStores(ctx, cfg)
-	if err != nil {
+	stores := &stores{}
+	alive.Check("metadata", stores.pingMetadata)
+	alive.Check("idempotency", stores.pingIdempotency)
+	defer closing("stores", stores.close)
+	if err := stores.open(ctx, cfg, log); err != nil {
 		return err
 	}
-	defer closing("stores", stores.close)
-	alive.Check("metadata", stores.metadata.Ping)
-	alive.Check("idempotency", stores.idempotency.Ping)
 	nodes, err := openEmbedded(cfg, !dev, log)
 	if err != nil {
 		return err
@@ -176,20 +180,22 @@ func serve(ctx context.Context, cfg *config.Config, dev bool, log hclog.Logger, 
 	defer closing("embedded storage nodes", nodes.close)
 	alive.Opened()
 
-	engine, err := coord.New(ctx, coord.Options{
-		Identity:         stores.identity,
-		Metadata:         stores.metadata,
-		Idempotency:      stores.idempotency,
-		Hints:            stores.hints,
-		Connect:          nodes.connect,
-		DefaultLevel:     cfg.Consistency.DefaultLevel,
-		WriteTimeout:     cfg.Consistency.WriteTimeout,
-		ReadTimeout:      cfg.Consistency.ReadTimeout,
-		AwaitRepair:      !cfg.Consistency.RepairAsync,
-		TenantTTL:        cfg.Cache.TenantConfigTTL,
-		TenantCacheSize:  cfg.Cache.MaxSize,
-		TopologyInterval: cfg.HashRing.UpdateInterval,
-		Events:           events(measured, log),
+	engine, err := retry(ctx, log, "load topology", func() (*coord.Coordinator, error) {
+		return coord.New(ctx, coord.Options{
+			Identity:         stores.identity,
+			Metadata:         stores.metadata,
+			Idempotency:      stores.idempotency,
+			Hints:            stores.hints,
+			Connect:          nodes.connect,
+			DefaultLevel:     cfg.Consistency.DefaultLevel,
+			WriteTimeout:     cfg.Consistency.WriteTimeout,
+			ReadTimeout:      cfg.Consistency.ReadTimeout,
+			AwaitRepair:      !cfg.Consistency.RepairAsync,
+			TenantTTL:        cfg.Cache.TenantConfigTTL,
+			TenantCacheSize:  cfg.Cache.MaxSize,
+			TopologyInterval: cfg.HashRing.UpdateInterval,
+			Events:           events(measured, log),
+		})
 	})
 	if err != nil {
 		return err
@@ -236,6 +242,7 @@ func serve(ctx context.Context, cfg *config.Config, dev bool, log hclog.Logger, 
 	select {
 	case <-ctx.Done():
 	case err = <-failed:
+	case err = <-engine.Failed():
 	}
 	alive.Draining()
 	log.Info("draining", "timeout", cfg.Server.ShutdownTimeout.String())
@@ -301,52 +308,165 @@ func events(measured *metrics.Set, log hclog.Logger) coord.Events {
 
 // stores are the backends that the configuration names.
 type stores struct {
+	identity coord.Identity
+
+	mu          sync.Mutex // guards what follows against the health checks
 	metadata    coord.Metadata
-	idempotency coord.Idempotency
 	hints       coord.Hints
-	identity    coord.Identity
+	idempotency coord.Idempotency
 }
 
-// identityPatience is how long a start waits for a process that holds the same
-// node id: its predecessor may be about to end.
-const identityPatience = 10 * time.Second
+const (
+	// identityPatience is how long a start waits for a process that holds the
+	// same node id: its predecessor may be about to end.
+	identityPatience = 10 * time.Second
+	// retryMin and retryMax bound the pause between attempts to reach a store
+	// that is down at the start.
+	retryMin = 250 * time.Millisecond
+	retryMax = 5 * time.Second
+)
 
-func openStores(ctx context.Context, cfg *config.Config) (s *stores, err error) {
-	s = &stores{}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, s.close())
+// retry tries again while metadata does not answer, until ctx ends.
+func retry[T any](ctx context.Context, log hclog.Logger, what string, try func() (T, error)) (T, error) {
+	for pause := retryMin; ; pause = min(2*pause, retryMax) {
+		value, err := try()
+		if err == nil || !errors.Is(err, coord.ErrMetadataUnavailable) || ctx.Err() != nil {
+			return value, err
 		}
-	}()
-	switch {
-	case cfg.Metadata.SQLite != nil:
-		store, err := sqlite.Open(ctx, sqlite.Options{Path: cfg.Metadata.SQLite.Path})
-		if err != nil {
-			return s, fmt.Errorf("open metadata: %w", err)
+		log.Warn("cannot start yet; trying again", "what", what, "error", err)
+		timer := time.NewTimer(pause)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
 		}
-		s.metadata, s.hints = store, store
-	default:
-		return s, errors.New(`metadata "postgres" is not supported by this release yet`)
 	}
-	patience, cancel := context.WithTimeout(ctx, identityPatience)
-	defer cancel()
-	if s.identity, err = s.metadata.AcquireIdentity(patience, cfg.NodeID); err != nil {
-		return s, fmt.Errorf("take node id %q (-node-id): %w", cfg.NodeID, err)
+}
+
+// open opens all stores, waiting for those that are down, and takes the node id.
+func (s *stores) open(ctx context.Context, cfg *config.Config, log hclog.Logger) error {
+	idempotency, err := openIdempotency(ctx, cfg, log)
+	if err != nil {
+		return fmt.Errorf("open idempotency store: %w", err)
 	}
+	s.mu.Lock()
+	s.idempotency = idempotency
+	s.mu.Unlock()
+	store, err := retry(ctx, log, "open metadata", func() (metadata, error) { return openMetadata(ctx, cfg) })
+	if err != nil {
+		return fmt.Errorf("open metadata: %w", err)
+	}
+	s.mu.Lock()
+	s.metadata, s.hints = store, store
+	s.mu.Unlock()
+	s.identity, err = retry(ctx, log, "take node id", func() (coord.Identity, error) {
+		patience, cancel := context.WithTimeout(ctx, identityPatience)
+		defer cancel()
+		return store.AcquireIdentity(patience, cfg.NodeID)
+	})
+	if err != nil {
+		return fmt.Errorf("take node id %q (-node-id): %w", cfg.NodeID, err)
+	}
+	return nil
+}
+
+// metadata is a store of tenants and nodes that keeps hints, too.
+type metadata interface {
+	coord.Metadata
+	coord.Hints
+}
+
+func openMetadata(ctx context.Context, cfg *config.Config) (metadata, error) {
+	if cfg.Metadata.SQLite != nil {
+		return sqlite.Open(ctx, sqlite.Options{Path: cfg.Metadata.SQLite.Path})
+	}
+	return nil, errors.New(`"postgres" is not supported by this release yet`)
+}
+
+func openIdempotency(_ context.Context, cfg *config.Config, log hclog.Logger) (coord.Idempotency, error) {
 	switch {
 	case cfg.Idempotency.Badger != nil:
-		claims, err := badger.OpenClaims(badger.ClaimsOptions{Dir: cfg.Idempotency.Badger.Path, TTL: cfg.Idempotency.TTL, Sync: true})
-		if err != nil {
-			return s, fmt.Errorf("open idempotency store: %w", err)
-		}
-		s.idempotency = claims
-	default:
-		return s, errors.New(`idempotency "redis" is not supported by this release yet`)
+		return badger.OpenClaims(badger.ClaimsOptions{
+			Dir: cfg.Idempotency.Badger.Path, TTL: cfg.Idempotency.TTL, Sync: true,
+			Warn: func(message string) { log.Warn(message, "store", "idempotency") },
+		})
+	case cfg.Idempotency.Redis != nil:
+		return openRedis(cfg.Idempotency, log)
 	}
-	return s, nil
+	return nil, errors.New(`"postgres" is not supported by this release yet`)
 }
 
+var errNotOpen = errors.New("not open yet")
+
+func (s *stores) pingMetadata(ctx context.Context) error {
+	s.mu.Lock()
+	store := s.metadata
+	s.mu.Unlock()
+	if store == nil {
+		return errNotOpen
+	}
+	return store.Ping(ctx)
+}
+
+func (s *stores) pingIdempotency(ctx context.Context) error {
+	s.mu.Lock()
+	store := s.idempotency
+	s.mu.Unlock()
+	if store == nil {
+		return errNotOpen
+	}
+	return store.Ping(ctx)
+}
+
+func openRedis(cfg config.Idempotency, log hclog.Logger) (coord.Idempotency, error) {
+	r := cfg.Redis
+	secure, err := clientTLS(r.TLS)
+	if err != nil {
+		return nil, err
+	}
+	retries := r.MaxRetries
+	if retries == 0 {
+		retries = -1 // none; 0 means the default there
+	}
+	return redis.Open(redis.Options{
+		Addresses: r.Addresses, MasterName: r.MasterName,
+		Username: r.Username, Password: redis.NewSecret(r.Password.Reveal()), SentinelPassword: redis.NewSecret(r.SentinelPassword.Reveal()),
+		DB: r.DB, TLS: secure, MaxRetries: retries, PoolSize: r.PoolSize, MinIdleConns: r.MinIdleConns,
+		WaitReplicas: r.WaitReplicas, TTL: cfg.TTL,
+		Warn: func(message string) { log.Warn(message, "store", "redis") },
+	})
+}
+
+// clientTLS reads the files of a TLS block; nil for none.
+func clientTLS(t *config.ClientTLS) (*tls.Config, error) {
+	if t == nil {
+		return nil, nil
+	}
+	c := &tls.Config{MinVersion: tls.VersionTLS12}
+	if t.CAFile != "" {
+		pem, err := os.ReadFile(t.CAFile)
+		if err != nil {
+			return nil, fmt.Errorf("read tls.ca_file: %w", err)
+		}
+		if c.RootCAs = x509.NewCertPool(); !c.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("read tls.ca_file: %s holds no PEM certificate", t.CAFile)
+		}
+	}
+	if t.CertFile != "" {
+		pair, err := tls.LoadX509KeyPair(t.CertFile, t.KeyFile)
+		if err != nil {
+			return nil, fmt.Errorf("read tls.cert_file and tls.key_file: %w", err)
+		}
+		c.Certificates = []tls.Certificate{pair}
+	}
+	return c, nil
+}
+
+// close closes what was opened. The node id goes back with the engine; here
+// only where no engine came to be.
 func (s *stores) close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	var errs []error
 	if s.idempotency != nil {
 		errs = append(errs, s.idempotency.Close())

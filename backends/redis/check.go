@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -79,10 +80,17 @@ func (s *Store) risks(info map[string]string, fsync string) []string {
 	case fsync == "no":
 		add("has appendfsync no: a crash of its machine may forget half a minute of claims; set it to everysec, or always")
 	}
-	replicas := info["connected_slaves"]
-	_, bounded := info["min_slaves_good_slaves"]
-	if replicas != "" && replicas != "0" && !bounded && s.opts.WaitReplicas == 0 {
-		add("has %s replicas and no min-replicas-to-write: a primary that is cut off goes on confirming claims that are then dropped; "+
+	replicas, err := strconv.Atoi(info["connected_slaves"])
+	_, bounded := info["min_slaves_good_slaves"] // is told only where the minimum is set
+	wait := s.opts.WaitReplicas
+	switch {
+	case err != nil || info["role"] == "slave":
+	case replicas < wait:
+		add("has %d replicas, and %d are waited for: keyed requests are refused", replicas, wait)
+	case replicas > wait && wait > 0:
+		add("has %d replicas, and %d are waited for: a failover to another may forget claims", replicas, wait)
+	case replicas > 0 && wait == 0 && !bounded:
+		add("has %d replicas and no min-replicas-to-write: a primary that is cut off goes on confirming claims that are then dropped; "+
 			"set it to 1 or more, with a short min-replicas-max-lag", replicas)
 	}
 	return risks

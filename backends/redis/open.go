@@ -198,8 +198,8 @@ func Open(opts Options) (*Store, error) {
 func newClient(o *Options) driver.UniversalClient {
 	shared := driver.UniversalOptions{
 		Addrs: o.Addresses, MasterName: o.MasterName,
-		Username: o.Username, Password: string(o.Password),
-		SentinelUsername: o.SentinelUsername, SentinelPassword: string(o.SentinelPassword),
+		Username: o.Username, Password: o.Password.reveal(),
+		SentinelUsername: o.SentinelUsername, SentinelPassword: o.SentinelPassword.reveal(),
 		DB: o.DB, TLSConfig: o.TLS,
 		DialTimeout: o.DialTimeout, ReadTimeout: o.ReadTimeout, WriteTimeout: o.WriteTimeout,
 		ContextTimeoutEnabled: true,

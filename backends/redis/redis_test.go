@@ -43,8 +43,8 @@ func must(t testing.TB, err error) {
 	}
 }
 
-func attempt(n int) coord.AttemptID { return coord.AttemptID{byte(n), byte(n >> 8), 1} }
-func print(n int) coord.Fingerprint { return coord.Fingerprint{byte(n), byte(n >> 8), 2} }
+func attempt(n int) coord.AttemptID       { return coord.AttemptID{byte(n), byte(n >> 8), 1} }
+func fingerprint(n int) coord.Fingerprint { return coord.Fingerprint{byte(n), byte(n >> 8), 2} }
 
 func claimKey(n int) coord.ClaimKey {
 	return coord.ClaimKey{Tenant: "default", Key: fmt.Sprintf("cart-%06d", n), IdempotencyKey: fmt.Sprintf("b3c1f0aa-%d", n)}
@@ -57,7 +57,7 @@ func head(n int) coord.Head {
 }
 
 func (s *Store) reserve(ctx context.Context, n int) (coord.Claim, error) {
-	return s.Reserve(ctx, claimKey(n), print(n), attempt(n), time.Minute)
+	return s.Reserve(ctx, claimKey(n), fingerprint(n), attempt(n), time.Minute)
 }
 
 // mint reserves claim n and mints it.
@@ -86,34 +86,46 @@ func suite(opts Options) conformance.IdempotencySuite {
 			must(t, store.Close())
 			return open(t, store.(*Store).opts)
 		},
-		Lease: 60 * time.Millisecond,
-		TTL:   400 * time.Millisecond,
+		// Real time passes: long enough for a few steps on a busy machine.
+		Lease: 200 * time.Millisecond,
+		TTL:   time.Second,
 	}
 }
 
 func TestConformance(t *testing.T) {
+	t.Parallel()
 	conformance.Idempotency(t, suite(on(redistest.Start(t, redistest.Options{}))))
 }
 
-func TestConformanceWithTLSAndPassword(t *testing.T) {
+func TestTLSPasswordAndDatabase(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t, redistest.Options{TLS: true, Password: "open sesame"})
 	opts := on(server)
-	opts.TLS, opts.Password = server.ClientTLS(), "open sesame"
-	opts.DB = 3
-	conformance.Idempotency(t, suite(opts))
+	opts.TLS, opts.Password, opts.DB = server.ClientTLS(), NewSecret("open sesame"), 3
+	s := open(t, opts)
+	must(t, s.mint(t.Context(), 1))
+	must(t, s.Ping(t.Context()))
+	answer, err := server.Do(t.Context(), "INFO", "keyspace")
+	if must(t, err); !strings.Contains(answer.(string), "db3:keys=1") {
+		t.Errorf("the claim is not in database 3: %q", answer)
+	}
+	opts.TLS = nil
+	refused(t, time.Second, func() error { return open(t, opts).mint(t.Context(), 2) })
 }
 
 func TestConformanceInACluster(t *testing.T) {
+	t.Parallel()
 	servers := redistest.StartCluster(t, 2)
 	conformance.Idempotency(t, suite(Options{Addresses: []string{servers[0].Addr(), servers[1].Addr()}}))
 }
 
 func TestConformanceThroughASentinelWithAReplica(t *testing.T) {
+	t.Parallel()
 	primary := redistest.Start(t, redistest.Options{Password: "p"})
 	redistest.Start(t, redistest.Options{Password: "p", ReplicaOf: primary})
 	sentinel := redistest.StartSentinel(t, "claims", primary)
 	opts := on(sentinel)
-	opts.MasterName, opts.Password, opts.WaitReplicas = "claims", "p", 1
+	opts.MasterName, opts.Password, opts.WaitReplicas = "claims", NewSecret("p"), 1
 	conformance.Idempotency(t, suite(opts))
 }
 

@@ -7,11 +7,30 @@ import (
 )
 
 // Secret is a password. However it is printed or encoded it shows as
-// [redacted], or as nothing where there is none.
-type Secret string
+// [redacted]. The empty Secret, which is the zero one, prints as nothing.
+type Secret struct {
+	// value is a pointer, since that is what package fmt prints of it where it
+	// cannot call Format: in another struct's unexported field.
+	value *string
+}
+
+// NewSecret hides s.
+func NewSecret(s string) Secret {
+	if s == "" {
+		return Secret{}
+	}
+	return Secret{&s}
+}
+
+func (s Secret) reveal() string {
+	if s.value == nil {
+		return ""
+	}
+	return *s.value
+}
 
 func (s Secret) String() string {
-	if s == "" {
+	if s.value == nil {
 		return ""
 	}
 	return "[redacted]"

@@ -68,8 +68,9 @@ func (s *Store) take(ctx context.Context, script *script, key *coord.ClaimKey, a
 	st.script = script
 	st.args = append(append(st.args[:0], nil, nil, 1, name), args...)
 	st.ends = time.Now().Add(s.opts.Timeout)
+	late := errTimeout
 	if deadline, ok := ctx.Deadline(); ok && deadline.Before(st.ends) {
-		st.ends = deadline
+		st.ends, late = deadline, context.DeadlineExceeded
 	}
 	s.count.steps.Add(1)
 	if err := s.queue(st, name); err != nil {
@@ -88,10 +89,7 @@ func (s *Store) take(ctx context.Context, script *script, key *coord.ClaimKey, a
 	case <-ctx.Done():
 		err = ctx.Err()
 	case <-st.timer.C:
-		err = fmt.Errorf("%w (%s)", errTimeout, s.opts.Timeout)
-		if ctx.Err() != nil {
-			err = ctx.Err()
-		}
+		err = late
 	}
 	if st.stage.CompareAndSwap(stepWaiting, stepGivenUp) {
 		return nil, s.unavailable(script.name+" claim, not sent", err)

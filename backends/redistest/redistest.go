@@ -198,17 +198,15 @@ func (s *Server) config() string {
 	return strings.Join(lines, "\n") + "\n"
 }
 
-// await waits until the server answers PING, and a replica has its copy.
+// await waits until the server answers PING, and a replica receives what its
+// primary does.
 func (s *Server) await(p *process) error {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	for {
 		_, err := s.Do(ctx, "PING")
 		if err == nil && s.opts.ReplicaOf != nil {
-			var info any
-			if info, err = s.Do(ctx, "INFO", "replication"); err == nil && !strings.Contains(fmt.Sprint(info), "master_link_status:up") {
-				err = errors.New("it has no link to its primary")
-			}
+			err = s.awaitStream(ctx)
 		}
 		if err == nil {
 			return nil
@@ -221,6 +219,47 @@ func (s *Server) await(p *process) error {
 		case <-time.After(5 * time.Millisecond):
 		}
 	}
+}
+
+// awaitStream fails unless a message from the primary arrives at the replica: a
+// primary takes a replica for online some time before it sends it anything.
+func (s *Server) awaitStream(ctx context.Context) error {
+	primary := s.opts.ReplicaOf
+	if _, err := primary.Do(ctx, "PUBLISH", "redistest", "ping"); err != nil {
+		return err
+	}
+	sent, err := primary.replicationOffset(ctx, "master_repl_offset")
+	if err != nil {
+		return err
+	}
+	for range 10 {
+		online, err := primary.Do(ctx, "INFO", "replication")
+		if err != nil {
+			return err
+		}
+		received, err := s.replicationOffset(ctx, "slave_repl_offset")
+		if err != nil {
+			return err
+		}
+		if received >= sent && strings.Contains(fmt.Sprint(online), fmt.Sprintf("port=%d,state=online", s.port)) {
+			return nil
+		}
+		time.Sleep(time.Millisecond)
+	}
+	return errors.New("it receives nothing from its primary")
+}
+
+func (s *Server) replicationOffset(ctx context.Context, name string) (int64, error) {
+	info, err := s.Do(ctx, "INFO", "replication")
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(fmt.Sprint(info)) {
+		if value, ok := strings.CutPrefix(strings.TrimSpace(line), name+":"); ok {
+			return strconv.ParseInt(value, 10, 64)
+		}
+	}
+	return 0, fmt.Errorf("INFO tells no %s", name)
 }
 
 // Do sends one command on a connection of its own and returns its answer, as
@@ -264,16 +303,22 @@ func (s *Server) end(signals ...syscall.Signal) error {
 		return nil
 	}
 	s.process = nil
-	for _, signal := range signals {
-		p.signal(signal)
-	}
-	select {
-	case <-p.done:
-		return nil
-	case <-time.After(patience):
+	deadline := time.After(patience)
+	for {
+		// Redis does not heed the first one while it writes its initial append-only file.
+		for _, signal := range signals {
+			p.signal(signal)
+		}
+		select {
+		case <-p.done:
+			return nil
+		case <-time.After(200 * time.Millisecond):
+			continue
+		case <-deadline:
+		}
 		p.signal(syscall.SIGKILL)
 		<-p.done
-		return fmt.Errorf("redis-server on %s had to be killed", s.Addr())
+		return fmt.Errorf("redis-server on %s had to be killed\n%s", s.Addr(), p.output())
 	}
 }
 

@@ -88,12 +88,14 @@ type PostgresClaims struct {
 type Redis struct {
 	Addresses        []string // HOST:PORT each
 	MasterName       string
+	Username         string // empty: Redis's default user
 	Password         Secret
 	SentinelPassword Secret
 	DB               int
 	MaxRetries       int
 	PoolSize         int
 	MinIdleConns     int
+	WaitReplicas     int        // replicas that must have a claim before it counts
 	TLS              *ClientTLS // nil: plain text
 }
 

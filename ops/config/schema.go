@@ -72,7 +72,9 @@ type redisBody struct {
 	Host             *hcl.Attribute   `hcl:"host,optional"`
 	Port             *hcl.Attribute   `hcl:"port,optional"`
 	MasterName       *hcl.Attribute   `hcl:"master_name,optional"`
+	Username         *hcl.Attribute   `hcl:"username,optional"`
 	Password         *hcl.Attribute   `hcl:"password,optional"`
+	WaitReplicas     *hcl.Attribute   `hcl:"wait_replicas,optional"`
 	SentinelPassword *hcl.Attribute   `hcl:"sentinel_password,optional"`
 	DB               *hcl.Attribute   `hcl:"db,optional"`
 	MaxRetries       *hcl.Attribute   `hcl:"max_retries,optional"`

@@ -1,0 +1,209 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+
+	pb "github.com/pairdb/coordinator/rpc/coordinatorpb"
+)
+
+// check is a question about the product that is no comparison with the echo.
+type check struct {
+	name string
+	took func(*bench) time.Duration
+	run  func(*bench, context.Context) error
+}
+
+var checks = []check{
+	{"check/half-peak", func(b *bench) time.Duration { return 3*warmUp + b.length + 2*b.length }, (*bench).halfPeak},
+	{"check/large-values", func(b *bench) time.Duration { return 4*warmUp + b.length + 3*b.length }, (*bench).largeValues},
+	{"check/idle-memory", func(*bench) time.Duration { return idleTime + 3*time.Second }, (*bench).idleMemory},
+	{"check/paused-node", func(b *bench) time.Duration { return 3*warmUp + 3*b.length }, (*bench).pausedNode},
+}
+
+// peak is the throughput of a system as fast as answers come.
+func (b *bench) peak(ctx context.Context, s *system, do operation) (*sample, error) {
+	return b.load.run(ctx, s, s.unary, drive{do: do, warmUp: warmUp, length: b.length})
+}
+
+// halfPeak measures latency at half of the peak throughput.
+func (b *bench) halfPeak(ctx context.Context) error {
+	s, err := b.system(ctx, systemFast)
+	if err != nil {
+		return err
+	}
+	peak, err := b.peak(ctx, s, opMix)
+	if err != nil {
+		return err
+	}
+	half, err := b.load.run(ctx, s, s.unary, drive{do: opMix, rate: peak.rate() / 2, warmUp: warmUp, length: 2 * b.length})
+	if err != nil {
+		return err
+	}
+	p50, p99 := half.quantile(50), half.quantile(99)
+	b.report.judge(atMost(5, 0).judge("half of peak, mix: p99 over p50", p99.Seconds()/p50.Seconds()))
+	b.report.note("half of peak: %.0f of %.0f ops/s; p50 %v, p95 %v, p99 %v, p99.9 %v %s",
+		half.rate(), peak.rate(), p50, half.quantile(95), p99, half.quantile(99.9), half.failures())
+	return nil
+}
+
+// Large values are written largeEvery in the background.
+const (
+	largeBytes = 10 << 20
+	largeEvery = 500 * time.Millisecond
+)
+
+// largeValues measures small operations, at half of their peak throughput,
+// with and without large ones in the background.
+func (b *bench) largeValues(ctx context.Context) error {
+	s, err := b.system(ctx, systemFast)
+	if err != nil {
+		return err
+	}
+	peak, err := b.peak(ctx, s, opMix)
+	if err != nil {
+		return err
+	}
+	conn, err := dial(s.server.grpc)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	quiet, disturbed := newSample(), newSample()
+	written, failed := 0, 0
+	for part := range 3 {
+		into := quiet
+		stop := func() (int, int) { return 0, 0 }
+		if part == 1 {
+			into = disturbed
+			stop = writeLarge(ctx, conn, s.tenant)
+		}
+		got, err := b.load.run(ctx, s, s.unary, drive{do: opMix, rate: peak.rate() / 2, warmUp: warmUp, length: b.length})
+		good, bad := stop()
+		written, failed = written+good, failed+bad
+		if err != nil {
+			return err
+		}
+		into.add(got)
+	}
+	before, during := quiet.quantile(99), disturbed.quantile(99)
+	b.report.judge(atMost(2, 0).judge("10 MiB writes beside: p99 over p99 without", during.Seconds()/before.Seconds()))
+	b.report.note("10 MiB writes beside, half of peak: %d written, %d failed; p50 %v to %v, p99 %v to %v, p99.9 %v to %v, %.0f to %.0f ops/s %s",
+		written, failed, quiet.quantile(50), disturbed.quantile(50), before, during,
+		quiet.quantile(99.9), disturbed.quantile(99.9), quiet.rate(), disturbed.rate(), disturbed.failures())
+	return nil
+}
+
+// writeLarge writes large values until stop, which tells how many were
+// written and how many failed.
+func writeLarge(ctx context.Context, conn *grpc.ClientConn, tenant string) (stop func() (written, failed int)) {
+	ctx, cancel := context.WithCancel(ctx)
+	var writing sync.WaitGroup
+	var mu sync.Mutex
+	written, failed := 0, 0
+	value := make([]byte, largeBytes)
+	client := pb.NewCoordinatorServiceClient(conn)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		ticker := time.NewTicker(largeEvery)
+		defer ticker.Stop()
+		for i := 0; ; i++ {
+			select {
+			case <-ctx.Done():
+				return
+			case <-ticker.C:
+			}
+			writing.Go(func() {
+				_, err := client.WriteKeyValue(ctx, &pb.WriteKeyValueRequest{TenantId: tenant, Key: fmt.Sprintf("large-%d", i%10), Value: value})
+				mu.Lock()
+				defer mu.Unlock()
+				switch {
+				case err == nil:
+					written++
+				case ctx.Err() == nil:
+					failed++
+				}
+			})
+		}
+	}()
+	return func() (int, int) {
+		cancel()
+		<-ended
+		writing.Wait()
+		return written, failed
+	}
+}
+
+// pausedNode measures with one of three storage nodes stopped. It comes last:
+// the system that it uses is not the same afterwards.
+func (b *bench) pausedNode(ctx context.Context) error {
+	s, err := b.system(ctx, systemFast)
+	if err != nil {
+		return err
+	}
+	before, err := b.peak(ctx, s, opMix)
+	if err != nil {
+		return err
+	}
+	memoryBefore, _, err := memory(s.server.cmd.Process.Pid)
+	if err != nil {
+		return err
+	}
+	node := s.storage[len(s.storage)-1]
+	if err := node.pause(); err != nil {
+		return fmt.Errorf("pause %s: %w", node.name, err)
+	}
+	// From the moment of the pause: to find it out is part of it.
+	during, err := b.load.run(ctx, s, s.unary, drive{do: opMix, length: b.length})
+	if err != nil {
+		return err
+	}
+	later, err := b.load.run(ctx, s, s.unary, drive{do: opMix, length: b.length})
+	if err != nil {
+		return err
+	}
+	memoryAfter, most, err := memory(s.server.cmd.Process.Pid)
+	if err != nil {
+		return err
+	}
+	if err := node.resume(); err != nil {
+		return fmt.Errorf("resume %s: %w", node.name, err)
+	}
+	b.report.judge(atLeast(0.9, 0).judge("one node paused: throughput over before", during.rate()/before.rate()))
+	b.report.judge(atMost(2, 0).judge("one node paused: p99 over before", during.quantile(99).Seconds()/before.quantile(99).Seconds()))
+	b.report.note("one node paused, mix: %.0f ops/s before, %.0f in the first %v, %.0f later; p99 %v, %v, %v; p99.9 %v, %v, %v; coordinator %d MiB before, %d MiB after, %d MiB at most; errors: %s %s",
+		before.rate(), during.rate(), b.length, later.rate(), before.quantile(99), during.quantile(99), later.quantile(99),
+		before.quantile(99.9), during.quantile(99.9), later.quantile(99.9),
+		memoryBefore>>20, memoryAfter>>20, most>>20, during.failures(), later.failures())
+	b.drop(systemFast)
+	return nil
+}
+
+// idleTime is how long a process is left alone before its memory is read.
+const idleTime = 10 * time.Second
+
+// idleMemory measures dev mode that was just started.
+func (b *bench) idleMemory(ctx context.Context) error {
+	p, err := start(ctx, b.launcher.dir, "idle", nil, bannerLine, b.launcher.binary,
+		"-dev", "-data", filepath.Join(b.launcher.dir, "idle"), "-listen", "127.0.0.1:0", "-ops-listen", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	defer p.kill()
+	if err := sleepUntil(ctx, time.Now().Add(idleTime)); err != nil {
+		return err
+	}
+	now, most, err := memory(p.cmd.Process.Pid)
+	if err != nil {
+		return err
+	}
+	b.report.judge(atMost(150, 0).judge("idle -dev: resident MB", float64(now)/1e6))
+	b.report.note("idle -dev: %.0f MB resident after %v, %.0f MB at most", float64(now)/1e6, idleTime, float64(most)/1e6)
+	return nil
+}
