@@ -22,6 +22,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"github.com/pairdb/coordinator/backends/badger"
+	"github.com/pairdb/coordinator/backends/postgres"
 	"github.com/pairdb/coordinator/backends/redis"
 	"github.com/pairdb/coordinator/backends/sqlite"
 	"github.com/pairdb/coordinator/coord"
@@ -173,6 +174,7 @@ func serve(ctx context.Context, cfg *config.Config, dev bool, log hclog.Logger, 
 	if err := stores.open(ctx, cfg, log); err != nil {
 		return err
 	}
+	stores.measure(measured)
 	nodes, err := openEmbedded(cfg, !dev, log)
 	if err != nil {
 		return err
@@ -234,7 +236,7 @@ func serve(ctx context.Context, cfg *config.Config, dev bool, log hclog.Logger, 
 	measured.Counter("coordinator_connections_refused_total", "Client connections closed for being beyond max_connections.",
 		func() uint64 { return uint64(server.RefusedConnections()) })
 	go func() { failed <- server.Serve(grpcListener) }()
-	log.Info("serving", "node_id", cfg.NodeID, "grpc", grpcListener.Addr().String(), "ops", opsListener.Addr().String(), "version", build.Version())
+	log.Info("serving", "node_id", stores.identity.Writer.ID, "grpc", grpcListener.Addr().String(), "ops", opsListener.Addr().String(), "version", build.Version())
 	if dev {
 		banner(stdout, grpcListener.Addr().String(), opsListener.Addr().String(), cfg.DataDir)
 	}
@@ -326,11 +328,12 @@ const (
 	retryMax = 5 * time.Second
 )
 
-// retry tries again while metadata does not answer, until ctx ends.
+// retry tries again while a store does not answer, until ctx ends.
 func retry[T any](ctx context.Context, log hclog.Logger, what string, try func() (T, error)) (T, error) {
 	for pause := retryMin; ; pause = min(2*pause, retryMax) {
 		value, err := try()
-		if err == nil || !errors.Is(err, coord.ErrMetadataUnavailable) || ctx.Err() != nil {
+		waits := errors.Is(err, coord.ErrMetadataUnavailable) || errors.Is(err, coord.ErrIdempotencyUnavailable)
+		if !waits || ctx.Err() != nil {
 			return value, err
 		}
 		log.Warn("cannot start yet; trying again", "what", what, "error", err)
@@ -345,19 +348,19 @@ func retry[T any](ctx context.Context, log hclog.Logger, what string, try func()
 
 // open opens all stores, waiting for those that are down, and takes the node id.
 func (s *stores) open(ctx context.Context, cfg *config.Config, log hclog.Logger) error {
-	idempotency, err := openIdempotency(ctx, cfg, log)
-	if err != nil {
-		return fmt.Errorf("open idempotency store: %w", err)
-	}
-	s.mu.Lock()
-	s.idempotency = idempotency
-	s.mu.Unlock()
 	store, err := retry(ctx, log, "open metadata", func() (metadata, error) { return openMetadata(ctx, cfg) })
 	if err != nil {
 		return fmt.Errorf("open metadata: %w", err)
 	}
 	s.mu.Lock()
 	s.metadata, s.hints = store, store
+	s.mu.Unlock()
+	idempotency, err := retry(ctx, log, "open idempotency store", func() (coord.Idempotency, error) { return openIdempotency(ctx, cfg, store, log) })
+	if err != nil {
+		return fmt.Errorf("open idempotency store: %w", err)
+	}
+	s.mu.Lock()
+	s.idempotency = idempotency
 	s.mu.Unlock()
 	s.identity, err = retry(ctx, log, "take node id", func() (coord.Identity, error) {
 		patience, cancel := context.WithTimeout(ctx, identityPatience)
@@ -380,20 +383,55 @@ func openMetadata(ctx context.Context, cfg *config.Config) (metadata, error) {
 	if cfg.Metadata.SQLite != nil {
 		return sqlite.Open(ctx, sqlite.Options{Path: cfg.Metadata.SQLite.Path})
 	}
-	return nil, errors.New(`"postgres" is not supported by this release yet`)
+	p := cfg.Metadata.Postgres
+	return postgres.Open(ctx, postgres.Options{
+		URL: p.URL.Reveal(), SessionURL: p.SessionURL.Reveal(),
+		MaxConnections: p.MaxConnections, MinConnections: p.MinConnections, ConnMaxLifetime: p.ConnMaxLifetime,
+	})
 }
 
-func openIdempotency(_ context.Context, cfg *config.Config, log hclog.Logger) (coord.Idempotency, error) {
+func openIdempotency(ctx context.Context, cfg *config.Config, store metadata, log hclog.Logger) (coord.Idempotency, error) {
+	warn := func(message string) { log.Warn(message, "store", "idempotency") }
 	switch {
 	case cfg.Idempotency.Badger != nil:
 		return badger.OpenClaims(badger.ClaimsOptions{
 			Dir: cfg.Idempotency.Badger.Path, TTL: cfg.Idempotency.TTL, Sync: true,
-			Warn: func(message string) { log.Warn(message, "store", "idempotency") },
+			Warn: warn,
 		})
 	case cfg.Idempotency.Redis != nil:
-		return openRedis(cfg.Idempotency, log)
+		return openRedis(cfg.Idempotency, warn)
 	}
-	return nil, errors.New(`"postgres" is not supported by this release yet`)
+	p := cfg.Idempotency.Postgres
+	claims := postgres.ClaimsOptions{TTL: cfg.Idempotency.TTL, Warn: warn}
+	if shared, ok := store.(*postgres.Store); ok && p.URL.Empty() {
+		return shared.Claims(claims)
+	}
+	return postgres.OpenClaims(ctx, postgres.Options{URL: p.URL.Reveal(), MaxConnections: p.MaxConnections}, claims)
+}
+
+// measure puts how the stores' connections are used on the metrics page.
+func (s *stores) measure(page *metrics.Set) {
+	pool := func(name string, stats func() postgres.PoolStats) {
+		page.Gauge("coordinator_"+name+"_pool_acquired", "Connections in use.", func() float64 { return float64(stats().Acquired) })
+		page.Gauge("coordinator_"+name+"_pool_idle", "Connections that are open and unused.", func() float64 { return float64(stats().Idle) })
+		page.Gauge("coordinator_"+name+"_pool_max", "Most connections that there may be.", func() float64 { return float64(stats().Max) })
+		page.Counter("coordinator_"+name+"_pool_waits_total", "Calls that found no idle connection.", func() uint64 { return uint64(stats().Waits) })
+		page.Gauge("coordinator_"+name+"_pool_waited_seconds", "Time that calls have waited for a connection, since the start.", func() float64 { return stats().Waited.Seconds() })
+	}
+	if store, ok := s.metadata.(*postgres.Store); ok {
+		pool("metadata", store.PoolStats)
+	}
+	switch claims := s.idempotency.(type) {
+	case *postgres.Claims:
+		pool("idempotency", claims.PoolStats)
+	case *redis.Store:
+		page.Counter("coordinator_idempotency_steps_total", "Steps taken on claims.", func() uint64 { return uint64(claims.Stats().Steps) })
+		page.Counter("coordinator_idempotency_round_trips_total", "Pipelines sent to Redis.", func() uint64 { return uint64(claims.Stats().RoundTrips) })
+		page.Counter("coordinator_idempotency_retries_total", "Steps sent again.", func() uint64 { return uint64(claims.Stats().Retries) })
+		page.Gauge("coordinator_idempotency_queued", "Steps that wait to be sent.", func() float64 { return float64(claims.Stats().Queued) })
+		page.Gauge("coordinator_idempotency_pool_connections", "Connections to Redis.", func() float64 { return float64(claims.Stats().Connections) })
+		page.Gauge("coordinator_idempotency_pool_idle", "Connections to Redis that are unused.", func() float64 { return float64(claims.Stats().IdleConnections) })
+	}
 }
 
 var errNotOpen = errors.New("not open yet")
@@ -418,7 +456,7 @@ func (s *stores) pingIdempotency(ctx context.Context) error {
 	return store.Ping(ctx)
 }
 
-func openRedis(cfg config.Idempotency, log hclog.Logger) (coord.Idempotency, error) {
+func openRedis(cfg config.Idempotency, warn func(string)) (coord.Idempotency, error) {
 	r := cfg.Redis
 	secure, err := clientTLS(r.TLS)
 	if err != nil {
@@ -433,7 +471,7 @@ func openRedis(cfg config.Idempotency, log hclog.Logger) (coord.Idempotency, err
 		Username: r.Username, Password: redis.NewSecret(r.Password.Reveal()), SentinelPassword: redis.NewSecret(r.SentinelPassword.Reveal()),
 		DB: r.DB, TLS: secure, MaxRetries: retries, PoolSize: r.PoolSize, MinIdleConns: r.MinIdleConns,
 		WaitReplicas: r.WaitReplicas, TTL: cfg.TTL,
-		Warn: func(message string) { log.Warn(message, "store", "redis") },
+		Warn: warn,
 	})
 }
 

@@ -93,13 +93,17 @@ func (r *report) print() error {
 }
 
 func (r *report) printRows() error {
-	rows := [][]string{{"SYSTEM", "CALLS", "OPS", "OPS/S", "P50", "P95", "P99", "P99.9", "/ECHO",
-		"COORD CPU", "/ECHO", "REPLICA CPU", "/ECHO", "STORAGE CPU", "LOAD CPU", "REPLICA CALLS", "ECHO OPS/S", "ECHO CPU", "ERRORS"}}
+	head := []string{"SYSTEM", "CALLS", "OPS", "OPS/S", "P50", "P95", "P99", "P99.9", "/ECHO",
+		"COORD CPU", "/ECHO", "REPLICA CPU", "/ECHO", "STORAGE CPU", "LOAD CPU", "REPLICA CALLS", "ECHO OPS/S", "ECHO CPU", "ERRORS"}
+	rows := [][]string{head}
 	number := func(f float64, digits int) string { return strconv.FormatFloat(f, 'f', digits, 64) }
 	micros := func(n int64) string { return (time.Duration(n) * time.Microsecond).String() }
 	for _, l := range r.Rows {
 		cells := []string{l.System, l.Transport, l.Operation}
 		if l.figures == nil {
+			for len(cells) < len(head)-1 {
+				cells = append(cells, "-")
+			}
 			rows = append(rows, append(cells, "skipped: "+l.Skipped))
 			continue
 		}

@@ -126,6 +126,11 @@ func (d *decoder) finish(c *Config, f *fileSchema, address postgresAddress) {
 		}
 		c.Metadata.Postgres.URL = url
 	}
+	if p := c.Idempotency.Postgres; p != nil && p.URL.Empty() && c.Metadata.Postgres == nil {
+		for _, b := range f.Idempotency {
+			d.report(b.Range, "Missing url", "idempotency.url may be left out only where metadata is in postgres too.")
+		}
+	}
 	if c.DataDir != "" {
 		*c = *c.InDataDir(c.DataDir)
 	}

@@ -1,0 +1,2 @@
+metadata "sqlite" {}
+idempotency "postgres" {} # ERROR: Missing url
