@@ -19,7 +19,8 @@ import (
 //	replicas n1=5ms n2=20ms n3=down   the key's replicas in order of preference, and how
 //	                                  long each takes to answer; "down" is known to be down,
 //	                                  "lost" loses what it is sent, "full" refuses writes
-//	put c1 KEY VALUE [level=L] [id=K] [timeout=T]   through coordinator c1
+//	put c1 KEY VALUE [level=L] [id=K] [timeout=T] [leave=T]   through coordinator c1; its client
+//	                                  goes away after leave
 //	delete c1 KEY ..., get c1 KEY ...
 //	concurrently                      the commands in its lines, started at one instant;
 //	                                  "+5ms put ..." starts later
@@ -214,7 +215,7 @@ func (s *scenario) waitFor(inner, done *bool) {
 // operation starts put, get or delete and returns a flag set when it has answered.
 func (s *scenario) operation(t *testing.T, words []string) *bool {
 	kind, c, key := words[0], s.coordinator(words[1]), words[2]
-	options := map[string]string{"level": "quorum", "timeout": "1s", "id": "", "hedge": "1h"}
+	options := map[string]string{"level": "quorum", "timeout": "1s", "id": "", "hedge": "1h", "leave": ""}
 	var value string
 	for _, word := range words[3:] {
 		if name, v, ok := strings.Cut(word, "="); ok && slices.Contains(slices.Sorted(maps.Keys(options)), name) {
@@ -286,6 +287,18 @@ func (s *scenario) operation(t *testing.T, words []string) *bool {
 		fmt.Fprintf(&s.out, "%s after %v\n", s.describe(words, op), took)
 	}
 	op.start()
+	if options["leave"] != "" {
+		s.after(parseDuration(t, options["leave"]), func() {
+			if *done || op.write == nil {
+				return
+			}
+			*done = true
+			outcome := op.write.abandon(ErrDeadlineExceeded, &op.fx)
+			op.finished = func(*simOp) {}
+			fmt.Fprintf(&s.out, "%s: the client has left: %s\n", strings.Join(words[:3], " "), outcome)
+			op.carryOut()
+		})
+	}
 	return done
 }
 
