@@ -14,13 +14,13 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"sync"
 	"syscall"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"google.golang.org/grpc/codes"
 
+	"github.com/pairdb/coordinator/backends"
 	"github.com/pairdb/coordinator/backends/badger"
 	"github.com/pairdb/coordinator/backends/postgres"
 	"github.com/pairdb/coordinator/backends/redis"
@@ -167,14 +167,18 @@ func serve(ctx context.Context, cfg *config.Config, dev bool, log hclog.Logger, 
 		return opsServer.Shutdown(ctx)
 	})
 
-	stores := &stores{}
-	alive.Check("metadata", stores.pingMetadata)
-	alive.Check("idempotency", stores.pingIdempotency)
-	defer closing("stores", stores.close)
-	if err := stores.open(ctx, cfg, log); err != nil {
+	choice, err := chosen(cfg, log)
+	if err != nil {
 		return err
 	}
-	stores.measure(measured)
+	stores := new(backends.Stores)
+	alive.Check("metadata", stores.PingMetadata)
+	alive.Check("idempotency", stores.PingIdempotency)
+	defer closing("stores", stores.Close)
+	if err := stores.Open(ctx, choice); err != nil {
+		return err
+	}
+	measure(measured, stores)
 	nodes, err := openEmbedded(cfg, !dev, log)
 	if err != nil {
 		return err
@@ -182,22 +186,20 @@ func serve(ctx context.Context, cfg *config.Config, dev bool, log hclog.Logger, 
 	defer closing("embedded storage nodes", nodes.close)
 	alive.Opened()
 
-	engine, err := retry(ctx, log, "load topology", func() (*coord.Coordinator, error) {
-		return coord.New(ctx, coord.Options{
-			Identity:         stores.identity,
-			Metadata:         stores.metadata,
-			Idempotency:      stores.idempotency,
-			Hints:            stores.hints,
-			Connect:          nodes.connect,
-			DefaultLevel:     cfg.Consistency.DefaultLevel,
-			WriteTimeout:     cfg.Consistency.WriteTimeout,
-			ReadTimeout:      cfg.Consistency.ReadTimeout,
-			AwaitRepair:      !cfg.Consistency.RepairAsync,
-			TenantTTL:        cfg.Cache.TenantConfigTTL,
-			TenantCacheSize:  cfg.Cache.MaxSize,
-			TopologyInterval: cfg.HashRing.UpdateInterval,
-			Events:           events(measured, log),
-		})
+	engine, err := coord.New(ctx, coord.Options{
+		Identity:         stores.Identity,
+		Metadata:         stores.Metadata,
+		Idempotency:      stores.Idempotency,
+		Hints:            stores.Metadata,
+		Connect:          nodes.connect,
+		DefaultLevel:     cfg.Consistency.DefaultLevel,
+		WriteTimeout:     cfg.Consistency.WriteTimeout,
+		ReadTimeout:      cfg.Consistency.ReadTimeout,
+		AwaitRepair:      !cfg.Consistency.RepairAsync,
+		TenantTTL:        cfg.Cache.TenantConfigTTL,
+		TenantCacheSize:  cfg.Cache.MaxSize,
+		TopologyInterval: cfg.HashRing.UpdateInterval,
+		Events:           events(measured, log),
 	})
 	if err != nil {
 		return err
@@ -236,7 +238,7 @@ func serve(ctx context.Context, cfg *config.Config, dev bool, log hclog.Logger, 
 	measured.Counter("coordinator_connections_refused_total", "Client connections closed for being beyond max_connections.",
 		func() uint64 { return uint64(server.RefusedConnections()) })
 	go func() { failed <- server.Serve(grpcListener) }()
-	log.Info("serving", "node_id", stores.identity.Writer.ID, "grpc", grpcListener.Addr().String(), "ops", opsListener.Addr().String(), "version", build.Version())
+	log.Info("serving", "node_id", stores.Identity.Writer.ID, "grpc", grpcListener.Addr().String(), "ops", opsListener.Addr().String(), "version", build.Version())
 	if dev {
 		banner(stdout, grpcListener.Addr().String(), opsListener.Addr().String(), cfg.DataDir)
 	}
@@ -308,109 +310,53 @@ func events(measured *metrics.Set, log hclog.Logger) coord.Events {
 	return e
 }
 
-// stores are the backends that the configuration names.
-type stores struct {
-	identity coord.Identity
-
-	mu          sync.Mutex // guards what follows against the health checks
-	metadata    coord.Metadata
-	hints       coord.Hints
-	idempotency coord.Idempotency
-}
-
-const (
-	// identityPatience is how long a start waits for a process that holds the
-	// same node id: its predecessor may be about to end.
-	identityPatience = 10 * time.Second
-	// retryMin and retryMax bound the pause between attempts to reach a store
-	// that is down at the start.
-	retryMin = 250 * time.Millisecond
-	retryMax = 5 * time.Second
-)
-
-// retry tries again while a store does not answer, until ctx ends.
-func retry[T any](ctx context.Context, log hclog.Logger, what string, try func() (T, error)) (T, error) {
-	for pause := retryMin; ; pause = min(2*pause, retryMax) {
-		value, err := try()
-		waits := errors.Is(err, coord.ErrMetadataUnavailable) || errors.Is(err, coord.ErrIdempotencyUnavailable)
-		if !waits || ctx.Err() != nil {
-			return value, err
-		}
-		log.Warn("cannot start yet; trying again", "what", what, "error", err)
-		timer := time.NewTimer(pause)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
-		}
-	}
-}
-
-// open opens all stores, waiting for those that are down, and takes the node id.
-func (s *stores) open(ctx context.Context, cfg *config.Config, log hclog.Logger) error {
-	store, err := retry(ctx, log, "open metadata", func() (metadata, error) { return openMetadata(ctx, cfg) })
-	if err != nil {
-		return fmt.Errorf("open metadata: %w", err)
-	}
-	s.mu.Lock()
-	s.metadata, s.hints = store, store
-	s.mu.Unlock()
-	idempotency, err := retry(ctx, log, "open idempotency store", func() (coord.Idempotency, error) { return openIdempotency(ctx, cfg, store, log) })
-	if err != nil {
-		return fmt.Errorf("open idempotency store: %w", err)
-	}
-	s.mu.Lock()
-	s.idempotency = idempotency
-	s.mu.Unlock()
-	s.identity, err = retry(ctx, log, "take node id", func() (coord.Identity, error) {
-		patience, cancel := context.WithTimeout(ctx, identityPatience)
-		defer cancel()
-		return store.AcquireIdentity(patience, cfg.NodeID)
-	})
-	if err != nil {
-		return fmt.Errorf("take node id %q (-node-id): %w", cfg.NodeID, err)
-	}
-	return nil
-}
-
-// metadata is a store of tenants and nodes that keeps hints, too.
-type metadata interface {
-	coord.Metadata
-	coord.Hints
-}
-
-func openMetadata(ctx context.Context, cfg *config.Config) (metadata, error) {
-	if cfg.Metadata.SQLite != nil {
-		return sqlite.Open(ctx, sqlite.Options{Path: cfg.Metadata.SQLite.Path})
-	}
-	p := cfg.Metadata.Postgres
-	return postgres.Open(ctx, postgres.Options{
-		URL: p.URL.Reveal(), SessionURL: p.SessionURL.Reveal(),
-		MaxConnections: p.MaxConnections, MinConnections: p.MinConnections, ConnMaxLifetime: p.ConnMaxLifetime,
-	})
-}
-
-func openIdempotency(ctx context.Context, cfg *config.Config, store metadata, log hclog.Logger) (coord.Idempotency, error) {
+// chosen are the stores that the configuration names.
+func chosen(cfg *config.Config, log hclog.Logger) (backends.Options, error) {
 	warn := func(message string) { log.Warn(message, "store", "idempotency") }
-	switch {
-	case cfg.Idempotency.Badger != nil:
-		return badger.OpenClaims(badger.ClaimsOptions{
-			Dir: cfg.Idempotency.Badger.Path, TTL: cfg.Idempotency.TTL, Sync: true,
-			Warn: warn,
-		})
-	case cfg.Idempotency.Redis != nil:
-		return openRedis(cfg.Idempotency, warn)
+	o := backends.Options{
+		NodeID:  cfg.NodeID,
+		Waiting: func(what string, err error) { log.Warn("cannot start yet; trying again", "what", what, "error", err) },
 	}
-	p := cfg.Idempotency.Postgres
-	claims := postgres.ClaimsOptions{TTL: cfg.Idempotency.TTL, Warn: warn}
-	if shared, ok := store.(*postgres.Store); ok && p.URL.Empty() {
-		return shared.Claims(claims)
+	if s := cfg.Metadata.SQLite; s != nil {
+		o.SQLite = &sqlite.Options{Path: s.Path}
 	}
-	return postgres.OpenClaims(ctx, postgres.Options{URL: p.URL.Reveal(), MaxConnections: p.MaxConnections}, claims)
+	if p := cfg.Metadata.Postgres; p != nil {
+		o.Postgres = &postgres.Options{
+			URL: p.URL.Reveal(), SessionURL: p.SessionURL.Reveal(),
+			MaxConnections: p.MaxConnections, MinConnections: p.MinConnections, ConnMaxLifetime: p.ConnMaxLifetime,
+		}
+	}
+	ttl := cfg.Idempotency.TTL
+	if b := cfg.Idempotency.Badger; b != nil {
+		o.Badger = &badger.ClaimsOptions{Dir: b.Path, TTL: ttl, Sync: true, Warn: warn}
+	}
+	if p := cfg.Idempotency.Postgres; p != nil {
+		o.PostgresClaims = &postgres.ClaimsOptions{TTL: ttl, Warn: warn}
+		if !p.URL.Empty() {
+			o.ClaimsDatabase = &postgres.Options{URL: p.URL.Reveal(), MaxConnections: p.MaxConnections}
+		}
+	}
+	if r := cfg.Idempotency.Redis; r != nil {
+		secure, err := clientTLS(r.TLS)
+		if err != nil {
+			return o, err
+		}
+		retries := r.MaxRetries
+		if retries == 0 {
+			retries = -1 // none; 0 means the default there
+		}
+		o.Redis = &redis.Options{
+			Addresses: r.Addresses, MasterName: r.MasterName,
+			Username: r.Username, Password: redis.NewSecret(r.Password.Reveal()), SentinelPassword: redis.NewSecret(r.SentinelPassword.Reveal()),
+			DB: r.DB, TLS: secure, MaxRetries: retries, PoolSize: r.PoolSize, MinIdleConns: r.MinIdleConns,
+			WaitReplicas: r.WaitReplicas, TTL: ttl, Warn: warn,
+		}
+	}
+	return o, nil
 }
 
 // measure puts how the stores' connections are used on the metrics page.
-func (s *stores) measure(page *metrics.Set) {
+func measure(page *metrics.Set, s *backends.Stores) {
 	pool := func(name string, stats func() postgres.PoolStats) {
 		page.Gauge("coordinator_"+name+"_pool_acquired", "Connections in use.", func() float64 { return float64(stats().Acquired) })
 		page.Gauge("coordinator_"+name+"_pool_idle", "Connections that are open and unused.", func() float64 { return float64(stats().Idle) })
@@ -418,10 +364,10 @@ func (s *stores) measure(page *metrics.Set) {
 		page.Counter("coordinator_"+name+"_pool_waits_total", "Calls that found no idle connection.", func() uint64 { return uint64(stats().Waits) })
 		page.Gauge("coordinator_"+name+"_pool_waited_seconds", "Time that calls have waited for a connection, since the start.", func() float64 { return stats().Waited.Seconds() })
 	}
-	if store, ok := s.metadata.(*postgres.Store); ok {
+	if store, ok := s.Metadata.(*postgres.Store); ok {
 		pool("metadata", store.PoolStats)
 	}
-	switch claims := s.idempotency.(type) {
+	switch claims := s.Idempotency.(type) {
 	case *postgres.Claims:
 		pool("idempotency", claims.PoolStats)
 	case *redis.Store:
@@ -432,47 +378,6 @@ func (s *stores) measure(page *metrics.Set) {
 		page.Gauge("coordinator_idempotency_pool_connections", "Connections to Redis.", func() float64 { return float64(claims.Stats().Connections) })
 		page.Gauge("coordinator_idempotency_pool_idle", "Connections to Redis that are unused.", func() float64 { return float64(claims.Stats().IdleConnections) })
 	}
-}
-
-var errNotOpen = errors.New("not open yet")
-
-func (s *stores) pingMetadata(ctx context.Context) error {
-	s.mu.Lock()
-	store := s.metadata
-	s.mu.Unlock()
-	if store == nil {
-		return errNotOpen
-	}
-	return store.Ping(ctx)
-}
-
-func (s *stores) pingIdempotency(ctx context.Context) error {
-	s.mu.Lock()
-	store := s.idempotency
-	s.mu.Unlock()
-	if store == nil {
-		return errNotOpen
-	}
-	return store.Ping(ctx)
-}
-
-func openRedis(cfg config.Idempotency, warn func(string)) (coord.Idempotency, error) {
-	r := cfg.Redis
-	secure, err := clientTLS(r.TLS)
-	if err != nil {
-		return nil, err
-	}
-	retries := r.MaxRetries
-	if retries == 0 {
-		retries = -1 // none; 0 means the default there
-	}
-	return redis.Open(redis.Options{
-		Addresses: r.Addresses, MasterName: r.MasterName,
-		Username: r.Username, Password: redis.NewSecret(r.Password.Reveal()), SentinelPassword: redis.NewSecret(r.SentinelPassword.Reveal()),
-		DB: r.DB, TLS: secure, MaxRetries: retries, PoolSize: r.PoolSize, MinIdleConns: r.MinIdleConns,
-		WaitReplicas: r.WaitReplicas, TTL: cfg.TTL,
-		Warn: warn,
-	})
 }
 
 // clientTLS reads the files of a TLS block; nil for none.
@@ -498,24 +403,6 @@ func clientTLS(t *config.ClientTLS) (*tls.Config, error) {
 		c.Certificates = []tls.Certificate{pair}
 	}
 	return c, nil
-}
-
-// close closes what was opened. The node id goes back with the engine; here
-// only where no engine came to be.
-func (s *stores) close() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var errs []error
-	if s.idempotency != nil {
-		errs = append(errs, s.idempotency.Close())
-	}
-	if s.identity.Release != nil {
-		errs = append(errs, s.identity.Release())
-	}
-	if s.metadata != nil {
-		errs = append(errs, s.metadata.Close())
-	}
-	return errors.Join(errs...)
 }
 
 // embedded are the storage nodes that run in this process, by id.
