@@ -40,9 +40,9 @@ type Server struct {
 	credential *syscall.Credential
 
 	mu        sync.Mutex
-	process   *exec.Cmd // nil while it is stopped
-	life      io.Closer // the process ends when this is closed, or this process ends
-	databases int
+	process   *process // nil while it is stopped
+	databases int      // that were made
+	free      []string // that are empty and nobody's
 }
 
 var shared struct {
@@ -145,7 +145,7 @@ func (s *Server) initialise() error {
 	if err := s.start(); err != nil {
 		return err
 	}
-	return s.administer(fmt.Sprintf("CREATE ROLE %s LOGIN PASSWORD '%s'", User, Password))
+	return s.administer(admin, fmt.Sprintf("CREATE ROLE %s LOGIN PASSWORD '%s'", User, Password))
 }
 
 func (s *Server) data() string { return filepath.Join(s.dir, "data") }
@@ -158,9 +158,12 @@ func freePort() (int, error) {
 	return l.Addr().(*net.TCPAddr).Port, l.Close()
 }
 
-// untilEndOfInput runs a program, and tells it to stop at once when standard
-// input ends: as it does when the test's process is killed.
-const untilEndOfInput = `"$@" </dev/null & read line; kill -INT $! 2>/dev/null; wait $!`
+// guard tells a process to stop at once, and removes its directory, when
+// standard input ends without a line: when the test's process was killed.
+const guard = `read line && exit
+kill -INT "$0"
+for again in 1 2 3 4 5 6 7 8 9 10; do kill -0 "$0" && sleep 0.2; done 2>/dev/null
+rm -rf "$1"`
 
 // start starts the server and waits until it answers. Right after a kill its
 // last processes may be in the way for a moment, so it tries again.
@@ -181,25 +184,29 @@ func (s *Server) launch(deadline time.Time) error {
 		return err
 	}
 	defer log.Close()
-	args := []string{"-c", untilEndOfInput, "sh", filepath.Join(s.bin, "postgres"), "-D", s.data()}
+	args := []string{"-D", s.data()}
 	for _, setting := range []string{
 		"listen_addresses=127.0.0.1", "port=" + strconv.Itoa(s.port), "unix_socket_directories=" + s.dir,
-		"max_connections=100", "shared_buffers=16MB", "fsync=off", "full_page_writes=off", "autovacuum=off",
+		"max_connections=100", "shared_buffers=64MB", "fsync=off", "full_page_writes=off", "autovacuum=off",
 	} {
 		args = append(args, "-c", setting)
 	}
-	cmd := exec.Command("/bin/sh", args...)
+	cmd := exec.Command(filepath.Join(s.bin, "postgres"), args...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = s.dir, log, log
 	cmd.Env = append(os.Environ(), "LC_ALL=C")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: s.credential, Setpgid: true}
-	life, err := cmd.StdinPipe()
-	if err != nil {
+	if err := cmd.Start(); err != nil {
 		return err
 	}
-	if err := cmd.Start(); err != nil {
-		return errors.Join(err, life.Close())
+	p := &process{pid: cmd.Process.Pid, exited: make(chan struct{})}
+	go func() {
+		_ = cmd.Wait() // how it ended is in its log
+		close(p.exited)
+	}()
+	s.process = p
+	if err := p.watch(s.credential, s.dir); err != nil {
+		return errors.Join(err, s.end())
 	}
-	s.process, s.life = cmd, life
 	for {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		err := s.answers(ctx)
@@ -207,11 +214,50 @@ func (s *Server) launch(deadline time.Time) error {
 		if err == nil {
 			return nil
 		}
-		if pid, pidErr := s.pid(); time.Now().After(deadline) || pidErr == nil && !alive(pid) {
-			return errors.Join(fmt.Errorf("postgres does not start: %w\n%s", err, s.logged()), s.end())
+		select {
+		case <-p.exited:
+		case <-time.After(20 * time.Millisecond):
+			if time.Now().Before(deadline) {
+				continue
+			}
 		}
-		time.Sleep(20 * time.Millisecond)
+		return errors.Join(fmt.Errorf("postgres does not start: %w\n%s", err, s.logged()), s.end())
 	}
+}
+
+// process is a running server, and what ends it should this process be killed.
+type process struct {
+	pid     int
+	exited  chan struct{} // closed when it has
+	watcher *exec.Cmd
+	line    io.WriteCloser // to the watcher
+}
+
+func (p *process) watch(credential *syscall.Credential, dir string) (err error) {
+	cmd := exec.Command("/bin/sh", "-c", guard, strconv.Itoa(p.pid), dir)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: credential, Setpgid: true}
+	if p.line, err = cmd.StdinPipe(); err != nil {
+		return err
+	}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	p.watcher = cmd
+	return nil
+}
+
+// end sends a signal and waits until the server and its watcher are gone.
+func (p *process) end(signal syscall.Signal) error {
+	err := syscall.Kill(p.pid, signal)
+	if errors.Is(err, syscall.ESRCH) {
+		err = nil
+	}
+	<-p.exited
+	if p.watcher == nil {
+		return err
+	}
+	_, lineErr := p.line.Write([]byte("\n"))
+	return errors.Join(err, lineErr, p.watcher.Wait())
 }
 
 func (s *Server) answers(ctx context.Context) error {
@@ -222,18 +268,6 @@ func (s *Server) answers(ctx context.Context) error {
 	return conn.Close(ctx)
 }
 
-// pid is that of the server's first process.
-func (s *Server) pid() (int, error) {
-	text, err := os.ReadFile(filepath.Join(s.data(), "postmaster.pid"))
-	if err != nil {
-		return 0, err
-	}
-	first, _, _ := strings.Cut(string(text), "\n")
-	return strconv.Atoi(first)
-}
-
-func alive(pid int) bool { return syscall.Kill(pid, 0) == nil }
-
 // logged is the end of the server's log.
 func (s *Server) logged() string {
 	text, err := os.ReadFile(filepath.Join(s.dir, "log"))
@@ -243,13 +277,14 @@ func (s *Server) logged() string {
 	return string(text[max(0, len(text)-4000):])
 }
 
-// end stops the server; where it has none, nothing.
-func (s *Server) end() error {
+// end stops the server; where none runs, it does nothing.
+func (s *Server) end() error { return s.endBy(syscall.SIGINT) }
+
+func (s *Server) endBy(signal syscall.Signal) error {
 	if s.process == nil {
 		return nil
 	}
-	err := s.life.Close()
-	_ = s.process.Wait() // it was told to stop
+	err := s.process.end(signal)
 	s.process = nil
 	return err
 }
@@ -275,17 +310,38 @@ func (s *Server) Kill(tb testing.TB) {
 	tb.Helper()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	pid, err := s.pid()
+	if s.process == nil {
+		tb.Fatal("kill postgres: it does not run")
+	}
+	others, err := s.processes()
 	if err != nil {
+		tb.Fatalf("kill postgres: list its processes: %v", err)
+	}
+	if err := s.endBy(syscall.SIGKILL); err != nil {
 		tb.Fatalf("kill postgres: %v", err)
 	}
-	// The others end by themselves when the first one is gone.
-	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
-		tb.Fatalf("kill postgres: %v", err)
+	// They would end by themselves now, but answer until they notice.
+	for _, pid := range others {
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+			tb.Fatalf("kill a process of postgres: %v", err)
+		}
 	}
-	if err := s.end(); err != nil {
-		tb.Fatal(err)
+}
+
+// processes are the server's, but for the first.
+func (s *Server) processes() ([]int, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, s.url(admin, admin))
+	if err != nil {
+		return nil, err
 	}
+	defer conn.Close(ctx)
+	rows, err := conn.Query(ctx, "SELECT pid FROM pg_stat_activity")
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowTo[int])
 }
 
 // Start starts the server that was stopped or killed, at the same address and
@@ -310,10 +366,10 @@ func (s *Server) url(user, database string) string {
 	return u.String()
 }
 
-func (s *Server) administer(statement string) error {
+func (s *Server) administer(database, statement string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	conn, err := pgx.Connect(ctx, s.url(admin, admin))
+	conn, err := pgx.Connect(ctx, s.url(admin, database))
 	if err != nil {
 		return err
 	}
@@ -321,30 +377,52 @@ func (s *Server) administer(statement string) error {
 	return errors.Join(err, conn.Close(ctx))
 }
 
-// Database makes an empty database, which is dropped when the test ends, and
-// returns its URL.
+// Database returns the URL of an empty database that is the test's until it ends.
 func (s *Server) Database(tb testing.TB) string {
 	tb.Helper()
 	s.mu.Lock()
-	s.databases++
-	name := fmt.Sprintf("test_%d", s.databases)
+	name := ""
+	if n := len(s.free); n > 0 {
+		name, s.free = s.free[n-1], s.free[:n-1]
+	} else {
+		s.databases++
+	}
+	number := s.databases
 	s.mu.Unlock()
-	if err := s.administer(fmt.Sprintf("CREATE DATABASE %s OWNER %s", name, User)); err != nil {
-		tb.Fatalf("make a database: %v", err)
+	if name == "" {
+		name = fmt.Sprintf("test_%d", number)
+		if err := s.administer(admin, fmt.Sprintf("CREATE DATABASE %s OWNER %s", name, User)); err != nil {
+			tb.Fatalf("make a database: %v", err)
+		}
 	}
 	tb.Cleanup(func() {
 		s.mu.Lock()
-		running := s.process != nil
-		s.mu.Unlock()
-		if !running {
+		defer s.mu.Unlock()
+		if s.process == nil {
 			return
 		}
-		if err := s.administer(fmt.Sprintf("DROP DATABASE %s WITH (FORCE)", name)); err != nil {
-			tb.Errorf("drop a database: %v", err)
+		if err := s.administer(name, empty); err != nil {
+			tb.Errorf("empty a database: %v", err)
+			return
 		}
+		s.free = append(s.free, name)
 	})
 	return s.url(User, name)
 }
+
+// empty makes a database as good as new, which is quicker than a new one.
+const empty = `
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid();
+DO $$
+DECLARE
+    name TEXT;
+BEGIN
+    FOR name IN SELECT nspname FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema' LOOP
+        EXECUTE format('DROP SCHEMA %I CASCADE', name);
+    END LOOP;
+    EXECUTE 'CREATE SCHEMA public AUTHORIZATION ' || (SELECT datdba::regrole FROM pg_database WHERE datname = current_database());
+    EXECUTE format('ALTER DATABASE %I RESET ALL', current_database());
+END $$`
 
 // Administer runs a statement in the database of a URL that Database returned,
 // as a superuser.
@@ -354,15 +432,7 @@ func (s *Server) Administer(tb testing.TB, databaseURL, statement string) {
 	if err != nil {
 		tb.Fatal("administer: the database's URL cannot be parsed")
 	}
-	u.User = url.UserPassword(admin, Password)
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	conn, err := pgx.Connect(ctx, u.String())
-	if err != nil {
-		tb.Fatal(err)
-	}
-	_, err = conn.Exec(ctx, statement)
-	if err := errors.Join(err, conn.Close(ctx)); err != nil {
+	if err := s.administer(strings.TrimPrefix(u.Path, "/"), statement); err != nil {
 		tb.Fatalf("%s: %v", statement, err)
 	}
 }

@@ -1,8 +1,14 @@
 package postgrestest
 
 import (
+	"bufio"
 	"context"
+	"errors"
+	"fmt"
+	"io/fs"
 	"os"
+	"os/exec"
+	"strings"
 	"testing"
 	"time"
 
@@ -45,4 +51,51 @@ func TestServer(t *testing.T) {
 	if s.Database(t) == address {
 		t.Error("two databases have one name")
 	}
+}
+
+// TestKilledTest has a process that uses a server killed: nothing is left of it.
+func TestKilledTest(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	Shared(t) // where there is no server to be had, this says so
+	cmd := exec.Command(self, "-test.run=^TestHold$")
+	cmd.Env = append(os.Environ(), hold+"=1")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	line, err := bufio.NewReader(out).ReadString('\n')
+	dir := strings.TrimSpace(line)
+	if _, statErr := os.Stat(dir); err != nil || dir == "" || statErr != nil {
+		t.Fatalf("the process holds %q, %v, %v; want its server's directory", line, err, statErr)
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait() // it was killed
+	for deadline := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
+		if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%s is still there", dir)
+		}
+	}
+}
+
+// hold, set in the environment, makes TestHold the process that is killed.
+const hold = "PAIRDB_TEST_HOLD_POSTGRES"
+
+func TestHold(t *testing.T) {
+	if os.Getenv(hold) == "" {
+		return
+	}
+	s := Shared(t)
+	fmt.Println(s.dir)
+	time.Sleep(time.Minute)
 }

@@ -63,6 +63,13 @@ type holder struct {
 // database holds the id, the database counts the incarnations.
 func (s *Store) AcquireIdentity(ctx context.Context, nodeID string) (coord.Identity, error) {
 	doing := fmt.Sprintf("acquire node id %q", nodeID)
+	if nodeID == coord.AutoNodeID {
+		free, lock, err := s.lockFreeID(ctx)
+		if err != nil {
+			return coord.Identity{}, failed(ctx, doing, err)
+		}
+		return s.enter(ctx, doing, free, lock)
+	}
 	path := s.identityPath(nodeID)
 	lock, err := lockFile(ctx, path)
 	if errors.Is(err, errLocked) {
@@ -71,7 +78,32 @@ func (s *Store) AcquireIdentity(ctx context.Context, nodeID string) (coord.Ident
 	if err != nil {
 		return coord.Identity{}, failed(ctx, doing, fmt.Errorf("lock %s: %w", path, err))
 	}
-	incarnation, err := s.enter(ctx, path, nodeID)
+	return s.enter(ctx, doing, nodeID, lock)
+}
+
+// lockFreeID locks the lowest id that nobody holds. Those who look at the same
+// time each get the lock of another one.
+func (s *Store) lockFreeID(ctx context.Context) (nodeID string, lock *flock.Flock, err error) {
+	for n := 1; ; n++ {
+		if err := ctx.Err(); err != nil {
+			return "", nil, err
+		}
+		nodeID = fmt.Sprintf("coordinator-%d", n)
+		path := s.identityPath(nodeID)
+		lock = flock.New(path)
+		locked, err := lock.TryLock()
+		if err != nil {
+			return "", nil, fmt.Errorf("lock %s: %w", path, err)
+		}
+		if locked {
+			return nodeID, lock, nil
+		}
+	}
+}
+
+// enter makes the holder of an id's lock its next incarnation.
+func (s *Store) enter(ctx context.Context, doing, nodeID string, lock *flock.Flock) (coord.Identity, error) {
+	incarnation, err := s.countIncarnation(ctx, nodeID)
 	if err != nil {
 		return coord.Identity{}, errors.Join(failed(ctx, doing, err), lock.Unlock())
 	}
@@ -93,8 +125,10 @@ func (s *Store) identityPath(nodeID string) string {
 	return fmt.Sprintf("%s.node-%x.lock", s.path, sum[:16])
 }
 
-// enter writes the holder's name into the lock file and counts the incarnation up.
-func (s *Store) enter(ctx context.Context, path, nodeID string) (incarnation uint64, err error) {
+// countIncarnation writes the holder's name into the lock file and counts the
+// incarnation up.
+func (s *Store) countIncarnation(ctx context.Context, nodeID string) (incarnation uint64, err error) {
+	path := s.identityPath(nodeID)
 	if err := s.nameHolder(path, nodeID); err != nil {
 		return 0, fmt.Errorf("write the holder into %s: %w", path, err)
 	}

@@ -54,6 +54,16 @@ func Metadata(t *testing.T, newStore func(t *testing.T) OpenMetadata) {
 		{"identity/waits for release", identityWaits},
 		{"identity/one holder at a time", identityOneHolder},
 		{"identity/concurrent ids", concurrentIdentities},
+		{"identity/auto takes the lowest free", autoIdentity},
+		{"identity/auto concurrently", concurrentAutoIdentities},
+		{"lease/one owner", leaseOwner},
+		{"lease/release", leaseRelease},
+		{"lease/ends", leaseEndsByItself},
+		{"lease/renewed", leaseRenewed},
+		{"lease/concurrently", concurrentLeases},
+		{"watch/changes", watchChanges},
+		{"watch/several", watchSeveral},
+		{"watch/ends", watchEnds},
 		{"ended context", endedContext},
 		{"ping and close", pingAndClose},
 		{"reopen", reopen},
@@ -823,6 +833,70 @@ func concurrentIdentities(t *testing.T, m *metadataTest) {
 	}
 }
 
+func acquireAuto(t *testing.T, m *metadataTest, h coord.Metadata, want coord.Writer) coord.Identity {
+	t.Helper()
+	identity, err := h.AcquireIdentity(m.ctx, coord.AutoNodeID)
+	if err != nil {
+		t.Fatalf("acquire any id: %v", err)
+	}
+	if identity.Writer != want {
+		t.Errorf("acquired %+v, want %+v", identity.Writer, want)
+	}
+	return identity
+}
+
+func autoIdentity(t *testing.T, m *metadataTest) {
+	a, b := m.open(t), m.open(t)
+	named := acquire(t, m, a, "coordinator-2")
+	one := acquireAuto(t, m, a, coord.Writer{ID: "coordinator-1", Incarnation: 1})
+	three := acquireAuto(t, m, a, coord.Writer{ID: "coordinator-3", Incarnation: 1})
+	four := acquireAuto(t, m, b, coord.Writer{ID: "coordinator-4", Incarnation: 1})
+	// What is free again is taken first, and goes on counting its lives.
+	release(t, three)
+	release(t, one)
+	one = acquireAuto(t, m, b, coord.Writer{ID: "coordinator-1", Incarnation: 2})
+	release(t, named)
+	two := acquireAuto(t, m, b, coord.Writer{ID: "coordinator-2", Incarnation: 2})
+	three = acquireAuto(t, m, a, coord.Writer{ID: "coordinator-3", Incarnation: 2})
+	// An id that was taken so is held like any other.
+	for _, h := range []coord.Metadata{a, b} {
+		ctx, cancel := context.WithTimeout(m.ctx, 200*time.Millisecond)
+		_, err := h.AcquireIdentity(ctx, "coordinator-4")
+		cancel()
+		wantErr(t, "acquire an id that was taken as any", err, coord.ErrNodeIDTaken)
+	}
+	for _, identity := range []coord.Identity{one, two, three, four} {
+		release(t, identity)
+	}
+}
+
+func concurrentAutoIdentities(t *testing.T, m *metadataTest) {
+	handles := []coord.Metadata{m.open(t), m.open(t)}
+	const ids = 30
+	held := make([]coord.Identity, ids)
+	for _, err := range concurrently(ids, func(i int) (err error) {
+		held[i], err = handles[i%2].AcquireIdentity(m.ctx, coord.AutoNodeID)
+		return err
+	}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	seen := map[string]bool{}
+	for _, identity := range held {
+		seen[identity.Writer.ID] = true
+		if identity.Writer.Incarnation != 1 {
+			t.Errorf("acquired %+v, want the first incarnation", identity.Writer)
+		}
+		release(t, identity)
+	}
+	for i := range ids {
+		if id := fmt.Sprintf("coordinator-%d", i+1); !seen[id] {
+			t.Errorf("of %d ids none is %s", ids, id)
+		}
+	}
+}
+
 // everyCall makes each call of the interface that takes a context.
 func everyCall(ctx context.Context, h coord.Metadata, call func(name string, err error)) {
 	_, err := h.AcquireIdentity(ctx, "unheld")
@@ -846,6 +920,11 @@ func everyCall(ctx context.Context, h coord.Metadata, call func(name string, err
 	call("RemoveNode", err)
 	_, err = h.NodeKnown(ctx, "x")
 	call("NodeKnown", err)
+	_, err = h.AcquireIdentity(ctx, coord.AutoNodeID)
+	call("AcquireIdentity of any id", err)
+	_, err = h.AcquireLease(ctx, "unowned", "c1", time.Hour)
+	call("AcquireLease", err)
+	call("ReleaseLease", h.ReleaseLease(ctx, "owned", "c1"))
 	call("Ping", h.Ping(ctx))
 }
 
@@ -853,6 +932,7 @@ func endedContext(t *testing.T, m *metadataTest) {
 	h := m.open(t)
 	shop := mustCreate(t, m, h, "shop", 3)
 	mustPut(t, m, h, 0, member("x"))
+	wantLease(t, m, h, "owned", "c1", time.Hour, true)
 	cancelled, cancel := context.WithCancel(m.ctx)
 	cancel()
 	expired, cancel := context.WithDeadline(m.ctx, time.Now().Add(-time.Second))
@@ -872,6 +952,13 @@ func endedContext(t *testing.T, m *metadataTest) {
 		t.Errorf("the first life after a cancelled attempt has incarnation %d, want 1", identity.Writer.Incarnation)
 	}
 	release(t, identity)
+	auto, err := h.AcquireIdentity(m.ctx, coord.AutoNodeID)
+	if want := (coord.Writer{ID: "coordinator-1", Incarnation: 1}); err != nil || auto.Writer != want {
+		t.Fatalf("any id after cancelled attempts: %+v, %v; want %+v", auto.Writer, err, want)
+	}
+	release(t, auto)
+	wantLease(t, m, h, "unowned", "c2", time.Hour, true)
+	wantLease(t, m, h, "owned", "c2", time.Hour, false)
 }
 
 func pingAndClose(t *testing.T, m *metadataTest) {
