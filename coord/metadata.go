@@ -60,10 +60,9 @@ func (t Topology) Ring() (*ring.Ring, error) {
 // Identity is a node id held by this process alone.
 type Identity struct {
 	Writer Writer
-	// Lost is closed when the id can no longer be known to be held, because
-	// what holds it was cut off; nil where that cannot happen. The process must
-	// then stop issuing versions under it.
-	Lost <-chan struct{}
+	// Lost is closed when the id is known to be held no longer: another process
+	// has it, or has had it since. Nil where that cannot happen. The process must
+	// then take the id again, in its next incarnation, or end.
 	// Release gives the id back. The operating system or the database does so
 	// too when the process dies.
 	Release func() error
