@@ -75,13 +75,8 @@ func (s *Stores) Open(ctx context.Context, o Options) (err error) {
 	s.mu.Lock()
 	s.open.metadata = s.Metadata
 	s.mu.Unlock()
-	s.Idempotency, err = retry(ctx, o, "open idempotency store", func() (coord.Idempotency, error) { return o.openIdempotency(ctx, s.Metadata) })
-	if err != nil {
-		return fmt.Errorf("open idempotency store: %w", err)
-	}
-	s.mu.Lock()
-	s.open.idempotency = s.Idempotency
-	s.mu.Unlock()
+	// The node id comes before stores that only one process may have open: who
+	// holds it can be named.
 	s.Identity, err = retry(ctx, o, "take node id", func() (coord.Identity, error) {
 		patience, cancel := context.WithTimeout(ctx, identityPatience)
 		defer cancel()
@@ -90,6 +85,13 @@ func (s *Stores) Open(ctx context.Context, o Options) (err error) {
 	if err != nil {
 		return fmt.Errorf("take node id %q (-node-id): %w", o.NodeID, err)
 	}
+	s.Idempotency, err = retry(ctx, o, "open idempotency store", func() (coord.Idempotency, error) { return o.openIdempotency(ctx, s.Metadata) })
+	if err != nil {
+		return fmt.Errorf("open idempotency store: %w", err)
+	}
+	s.mu.Lock()
+	s.open.idempotency = s.Idempotency
+	s.mu.Unlock()
 	return nil
 }
 

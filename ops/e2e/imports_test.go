@@ -20,7 +20,7 @@ func TestArrowsPointOneWay(t *testing.T) {
 		{"ops", "coord ring rpc/coordinatorpb ops"},
 	}
 	theirs := map[string]string{
-		"google.golang.org/grpc":             "rpc ops/cli ops/metrics",
+		"google.golang.org/grpc":             "rpc ops/cli ops/metrics ops/bench",
 		"github.com/dgraph-io/badger":        "backends/badger",
 		"modernc.org/sqlite":                 "backends/sqlite",
 		"github.com/jackc/pgx":               "backends/postgres backends/postgrestest",
