@@ -63,6 +63,7 @@ type Identity struct {
 	// Lost is closed when the id is known to be held no longer: another process
 	// has it, or has had it since. Nil where that cannot happen. The process must
 	// then take the id again, in its next incarnation, or end.
+	Lost <-chan struct{}
 	// Release gives the id back. The operating system or the database does so
 	// too when the process dies.
 	Release func() error
