@@ -2,7 +2,6 @@ package coord
 
 import (
 	"context"
-	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
@@ -207,72 +206,51 @@ func (c *Coordinator) ended() {
 // ends first, only what has had no effect yet is given up. Every error is a
 // *WriteError that tells the outcome.
 func (c *Coordinator) Write(ctx context.Context, req WriteRequest) (WriteResult, error) {
-	o, err := c.enter(ctx, opWrite, req.Tenant, req.Key, req.Level)
+	o, err := c.enter(ctx, opWrite, req.Tenant, req.Key, req.Level, req.Deadline)
 	if err != nil {
 		return WriteResult{}, &WriteError{Outcome: NotApplied, Err: err}
 	}
-	w := &o.write
-	w.issuer = &c.issuer
-	w.value, w.delete = req.Value, req.Delete
-	w.deadline, w.hedges = o.deadline, &c.hedges
-	w.hedge = hedgeAfter(o.peers, Majority(w.rf))
-	if req.IdempotencyKey != "" {
-		w.keyed = true
-		w.print = fingerprint(req)
-		rand.Read(w.attempt[:])
-		o.claimKey = ClaimKey{req.Tenant, req.Key, req.IdempotencyKey}
-	}
+	o.takeWrite(&req)
 	o.run(ctx)
-
 	o.mu.Lock()
-	result, err := w.result, w.err
-	if w.stage != writeAnswered {
-		cause := abandonError(ctx)
-		err = &WriteError{Outcome: w.abandon(cause, &o.fx), Err: cause}
-	}
-	o.leave()
-	c.noteFailure(req.Delete, err)
-	return result, err
+	return o.leaveWrite(ctx)
 }
 
 // Read returns the value of a key, or ErrKeyNotFound.
 func (c *Coordinator) Read(ctx context.Context, req ReadRequest) (ReadResult, error) {
-	o, err := c.enter(ctx, opRead, req.Tenant, req.Key, req.Level)
+	o, err := c.enter(ctx, opRead, req.Tenant, req.Key, req.Level, req.Deadline)
 	if err != nil {
 		return ReadResult{}, err
 	}
-	r := &o.read
-	r.deadline, r.hedges, r.awaitRepair = o.deadline, &c.hedges, c.options.AwaitRepair
-	r.hedge = hedgeAfter(o.peers, r.level.need(r.rf))
+	o.takeRead()
 	o.run(ctx)
-
 	o.mu.Lock()
-	result, err := r.result, r.err
-	if r.stage != readAnswered {
-		err = abandonError(ctx)
-	}
-	o.leave()
-	if quorum := (*QuorumError)(nil); errors.As(err, &quorum) && c.events.QuorumFailure != nil {
-		c.events.QuorumFailure("read", quorum)
-	}
-	return result, err
+	return o.leaveRead(ctx)
 }
 
-// enter takes an operation and gives it its subject: the tenant's replication
-// factor, the key's replicas, and their order. It returns with the operation
-// locked, for the caller to complete and run.
-func (c *Coordinator) enter(ctx context.Context, kind operationKind, tenant, key string, level Level) (*operation, error) {
+// enter takes an operation and gives it its subject. It returns with the
+// operation locked, for the caller to complete and run.
+func (c *Coordinator) enter(ctx context.Context, kind operationKind, tenant, key string, level Level, due time.Time) (*operation, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, abandonError(ctx)
 	}
 	if err := c.begin(); err != nil {
 		return nil, err
 	}
-	t, err := c.tenants.get(ctx, tenant)
-	if err != nil {
-		c.ended()
-		return nil, err
+	t, ok := c.tenants.ready(tenant)
+	if !ok {
+		var err error
+		if t, err = c.awaitTenant(ctx, tenant, due); err != nil {
+			c.ended()
+			return nil, err
+		}
 	}
+	return c.open(kind, t.ReplicationFactor, tenant, key, level, due), nil
+}
+
+// open takes an operation and gives it its subject: the key, its replicas, and
+// their order. It returns with the operation locked.
+func (c *Coordinator) open(kind operationKind, rf int, tenant, key string, level Level, due time.Time) *operation {
 	if level == LevelDefault {
 		level = c.options.DefaultLevel
 	}
@@ -282,14 +260,17 @@ func (c *Coordinator) enter(ctx context.Context, kind operationKind, tenant, key
 		timeout = c.options.WriteTimeout
 	}
 	o := c.acquire(kind, timeout)
+	if at := instant(due.Sub(c.origin)); !due.IsZero() && at < o.deadline {
+		o.limit = at
+	}
 	v := c.view.Load()
 	sub := o.subject()
 	*sub = subject{
 		tenant: tenant, key: key, token: ring.KeyToken(tenant, key),
-		epoch: v.ring.Epoch(), level: level, rf: t.ReplicationFactor,
+		epoch: v.ring.Epoch(), level: level, rf: rf,
 	}
 	o.place(v, sub)
-	return o, nil
+	return o
 }
 
 func (c *Coordinator) noteFailure(deletion bool, err error) {

@@ -31,6 +31,8 @@ type operation struct {
 	started  instant
 	deadline instant
 	expires  time.Time // deadline as a wall clock time, for calls
+	limit    instant   // when the caller's own time is over; never where the deadline is no later
+	waiter   Waiter    // who started it, until told the answer; nil where the caller waits in run
 
 	peers      []*peer // in the order of the subject's targets
 	peersBuf   [maxTargets]*peer
@@ -68,7 +70,7 @@ func newOperation() any {
 func (c *Coordinator) acquire(kind operationKind, timeout time.Duration) *operation {
 	o := c.pool.Get().(*operation)
 	o.mu.Lock()
-	o.c, o.kind, o.refs, o.wakeAt = c, kind, 1, never
+	o.c, o.kind, o.refs, o.wakeAt, o.limit = c, kind, 1, never, never
 	o.began = c.options.Wall()
 	o.started = c.now()
 	o.deadline = o.started.add(timeout)
@@ -99,9 +101,8 @@ func (o *operation) place(v *view, sub *subject) {
 	o.used = 0
 }
 
-// run starts the operation, which is locked, and waits unlocked for its answer
-// or for the end of ctx.
-func (o *operation) run(ctx context.Context) {
+// start starts the operation, which is locked, and unlocks it.
+func (o *operation) start() {
 	switch o.kind {
 	case opWrite:
 		o.write.start(o.started, &o.fx)
@@ -109,6 +110,12 @@ func (o *operation) run(ctx context.Context) {
 		o.read.start(o.started, &o.fx)
 	}
 	o.carryOut()
+}
+
+// run starts the operation, which is locked, and waits unlocked for its answer,
+// for the caller's deadline, or for the end of ctx.
+func (o *operation) run(ctx context.Context) {
+	o.start()
 	select {
 	case <-o.answered:
 	case <-ctx.Done():
@@ -145,11 +152,16 @@ func (o *operation) wake() {
 		return
 	}
 	o.wakeAt = never
+	now := o.c.now()
 	switch o.kind {
 	case opWrite:
-		o.write.wake(o.c.now(), &o.fx)
+		o.write.wake(now, &o.fx)
 	case opRead:
-		o.read.wake(o.c.now(), &o.fx)
+		o.read.wake(now, &o.fx)
+	}
+	if now >= o.limit && !o.isAnswered() {
+		o.expire()
+		return
 	}
 	o.carryOut()
 }
@@ -171,9 +183,12 @@ func (o *operation) carryOut() {
 	if fx.missed != 0 {
 		o.noteMissed(fx.missed)
 	}
+	tell := false
 	if fx.answer {
 		o.noteAnswer()
-		o.answered <- struct{}{}
+		if tell = o.waiter != nil; !tell {
+			o.release()
+		}
 	}
 	o.setTimer()
 	// The operation may be recycled as soon as mu is free unless something of
@@ -190,6 +205,17 @@ func (o *operation) carryOut() {
 	}
 	for _, call := range calls[:fx.n] {
 		peers[call.target].replica.Do(&call.Call)
+	}
+	if tell {
+		o.tell()
+	}
+}
+
+// release lets the caller in run go on.
+func (o *operation) release() {
+	select {
+	case o.answered <- struct{}{}:
+	default: // it was told already that its time is over
 	}
 }
 
@@ -235,6 +261,9 @@ func (o *operation) setTimer() {
 		at = o.write.wakeAt()
 	case opRead:
 		at = o.read.wakeAt()
+	}
+	if at != never { // it is not answered yet
+		at = min(at, o.limit)
 	}
 	if at >= o.wakeAt {
 		return // the timer is early enough; a wake too early costs nothing
@@ -328,7 +357,11 @@ func (o *operation) recycle() {
 	c.ended()
 }
 
-// abandonError is what a caller is told whose context ended first.
+// abandonError is what a caller is told whose context or deadline ended first.
 func abandonError(ctx context.Context) error {
-	return fmt.Errorf("%w: %w", ErrDeadlineExceeded, context.Cause(ctx))
+	cause := context.Cause(ctx)
+	if cause == nil {
+		cause = context.DeadlineExceeded
+	}
+	return fmt.Errorf("%w: %w", ErrDeadlineExceeded, cause)
 }

@@ -14,6 +14,9 @@ type WriteRequest struct {
 	// IdempotencyKey makes the request take effect at most once, through
 	// whichever coordinator it is sent. Empty: it is not remembered.
 	IdempotencyKey string
+	// Deadline is when the answer is due at the latest, with ErrDeadlineExceeded
+	// if need be. Zero: there is none but the engine's own, and the context's.
+	Deadline time.Time
 }
 
 // WriteResult is the answer to a successful write or delete.
@@ -29,6 +32,8 @@ type ReadRequest struct {
 	Tenant string
 	Key    string
 	Level  Level
+	// Deadline is as in WriteRequest.
+	Deadline time.Time
 }
 
 // ReadResult is a value that was found. The receiver owns Value.

@@ -7,8 +7,11 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"google.golang.org/protobuf/encoding/protowire"
+
 	"github.com/pairdb/coordinator/coord"
 	"github.com/pairdb/coordinator/ring"
+	"github.com/pairdb/coordinator/rpc/coordinatorpb"
 )
 
 // Limits of what a request may hold.
@@ -24,6 +27,9 @@ const (
 	MaxReplicationFactor   = 10
 	DefaultPageSize        = 100
 	MaxPageSize            = 1000
+	MaxPipelineMessage     = 4096     // operations in a PipelineRequest
+	MaxBatchItems          = 1000     // items in a BatchWriteRequest, keys in a BatchReadRequest
+	MaxBatchBytes          = 10 << 20 // of values, in a BatchWriteRequest or a BatchReadResponse
 )
 
 // DefaultReplicationFactor is that of a tenant created without one.
@@ -160,6 +166,52 @@ func checkText(field, s string, least, most int) error {
 	}
 	if !utf8.ValidString(s) {
 		return fmt.Errorf("%w: %s is not valid UTF-8", coord.ErrInvalidRequest, field)
+	}
+	return nil
+}
+
+// wireCheck is a check of an encoded message, nil where it needs none. A message
+// of many empty elements would take a hundred times its size once it is decoded,
+// so they are counted before.
+func wireCheck(message any) func([]byte) error {
+	switch message.(type) {
+	case *coordinatorpb.PipelineRequest:
+		return checkPipelineSize
+	case *coordinatorpb.BatchWriteRequest:
+		return checkBatchSize
+	case *coordinatorpb.BatchReadRequest:
+		return checkBatchSize
+	}
+	return nil
+}
+
+// Numbers of the fields that hold a message's elements.
+const (
+	operationsField = 1
+	itemsField      = 3
+)
+
+func checkPipelineSize(raw []byte) error {
+	return checkCount(raw, operationsField, "operations", MaxPipelineMessage)
+}
+
+func checkBatchSize(raw []byte) error { return checkCount(raw, itemsField, "items", MaxBatchItems) }
+
+// checkCount counts the elements of a field in an encoded message. What is
+// malformed passes: decoding finds it.
+func checkCount(raw []byte, field protowire.Number, what string, most int) error {
+	count := 0
+	for len(raw) > 0 {
+		number, _, size := protowire.ConsumeField(raw)
+		if size < 0 {
+			return nil
+		}
+		if raw = raw[size:]; number == field {
+			count++
+		}
+	}
+	if count > most {
+		return fmt.Errorf("message holds %d %s, want at most %d", count, what, most)
 	}
 	return nil
 }

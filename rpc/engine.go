@@ -8,12 +8,17 @@ import (
 
 // Engine is what the handlers call; *coord.Coordinator is one. Errors wrap
 // coord's sentinels, those of Write are *coord.WriteError. The handlers have
-// checked sizes, characters and ranges before they call.
+// checked sizes, characters and ranges before they call. Operations keep to
+// the deadlines of their requests.
 type Engine interface {
 	// Write writes a value or, with Delete set, deletes the key.
 	Write(context.Context, coord.WriteRequest) (coord.WriteResult, error)
 	// Read fails with ErrKeyNotFound.
 	Read(context.Context, coord.ReadRequest) (coord.ReadResult, error)
+	// StartWrite and StartRead return at once; the waiter is told the answer
+	// exactly once, at the latest when the request's deadline has passed.
+	StartWrite(coord.WriteRequest, coord.Waiter)
+	StartRead(coord.ReadRequest, coord.Waiter)
 	// Keys returns a page of a tenant's keys.
 	Keys(context.Context, coord.KeysRequest) (coord.KeysPage, error)
 

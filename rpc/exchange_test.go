@@ -11,6 +11,7 @@ import (
 
 	"github.com/pairdb/coordinator/coord"
 	"github.com/pairdb/coordinator/ring"
+	"github.com/pairdb/coordinator/rpc/codec"
 	"github.com/pairdb/coordinator/rpc/storagepb"
 )
 
@@ -37,7 +38,7 @@ func (s *stuckStream) RecvMsg(m any) error {
 	op := new(storagepb.Operation)
 	op.Id, op.Kind, op.Tenant, op.Key = uint64(n+1), s.operation.Kind, s.operation.Tenant, s.operation.Key
 	op.Token, op.TimeoutMs = s.operation.Token, s.operation.TimeoutMs
-	batch := m.(*inbound).message.(*storagepb.Batch)
+	batch := m.(*codec.Inbound).Message.(*storagepb.Batch)
 	batch.Operations = append(batch.Operations, op)
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"runtime/debug"
+	"strconv"
 	"time"
 
 	"google.golang.org/grpc"
@@ -15,6 +16,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/pairdb/coordinator/coord"
+	"github.com/pairdb/coordinator/rpc/codec"
 )
 
 // Call is one RPC of the service that has ended.
@@ -30,6 +32,10 @@ type Call struct {
 
 	ctx context.Context
 	id  string
+	// nth is the operation of a stream, named by the client, that this is;
+	// the stream's id is ctx's.
+	nth    uint64
+	stream *pipeline
 }
 
 // requestIDHeader is the metadata by which a client names its request.
@@ -38,17 +44,25 @@ const requestIDHeader = "x-request-id"
 // maxRequestIDBytes bounds a request id that a client chose.
 const maxRequestIDBytes = 128
 
-// RequestID is the id that the client sent, or else a random one. It is made
-// when it is first asked for, since most requests are never logged.
+// RequestID is the id that the client sent, or else a random one; for an
+// operation of a Pipeline it is the stream's, a slash, and the operation's. It
+// is made when it is first asked for, since most requests are never logged.
 func (c *Call) RequestID() string {
-	if c.id == "" {
-		if sent := metadata.ValueFromIncomingContext(c.ctx, requestIDHeader); len(sent) == 1 && printable(sent[0]) {
-			c.id = sent[0]
-		} else {
-			c.id = randomID()
-		}
+	switch {
+	case c.id != "":
+	case c.stream != nil:
+		c.id = c.stream.requestID() + "/" + strconv.FormatUint(c.nth, 10)
+	default:
+		c.id = sentRequestID(c.ctx)
 	}
 	return c.id
+}
+
+func sentRequestID(ctx context.Context) string {
+	if sent := metadata.ValueFromIncomingContext(ctx, requestIDHeader); len(sent) == 1 && printable(sent[0]) {
+		return sent[0]
+	}
+	return randomID()
 }
 
 func printable(id string) bool {
@@ -62,33 +76,81 @@ func printable(id string) bool {
 
 // randomID is 128 random bits in hexadecimal: unique, not secret.
 func randomID() string {
+	var text [2 * 16]byte
+	putRandomID(&text)
+	return string(text[:])
+}
+
+func putRandomID(text *[2 * 16]byte) {
 	var id [16]byte
 	binary.BigEndian.PutUint64(id[:8], rand.Uint64())
 	binary.BigEndian.PutUint64(id[8:], rand.Uint64())
-	return hex.EncodeToString(id[:])
+	hex.Encode(text[:], id[:])
 }
 
 // operationOf names what each RPC does to keys, where it does.
 func operationOf(method string) string {
 	switch method {
-	case "WriteKeyValue":
+	case methodWrite, "BatchWrite":
 		return "write"
-	case "DeleteKeyValue":
+	case methodDelete:
 		return "delete"
-	case "ReadKeyValue", "ListKeys":
+	case methodRead, "BatchRead", "ListKeys":
 		return "read"
 	}
 	return "admin"
 }
 
+// Names of RPCs that stand for operations that were sent in other ways, too.
+const (
+	methodWrite  = "WriteKeyValue"
+	methodDelete = "DeleteKeyValue"
+	methodRead   = "ReadKeyValue"
+)
+
 // readOnly tells the RPCs that ReadTimeout bounds.
 func readOnly(method string) bool {
 	switch method {
-	case "ReadKeyValue", "ListKeys", "GetTenant", "ListTenants", "ListStorageNodes",
+	case methodRead, "BatchRead", "ListKeys", "GetTenant", "ListTenants", "ListStorageNodes",
 		"GetMigrationStatus", "ListMigrations", "GetStatus":
 		return true
 	}
 	return false
+}
+
+// keepsTime tells the RPCs that bound themselves in time, for less than a
+// context of their own costs.
+func keepsTime(method string) bool {
+	switch method {
+	case methodWrite, methodDelete, methodRead, "BatchWrite", "BatchRead":
+		return true
+	}
+	return false
+}
+
+// routed is an RPC on its way through route. It is reused from one to the next.
+type routed struct {
+	request codec.Tolerant
+	decode  func(any) error // gRPC's own
+	unread  error           // what gRPC has already told the client
+	read    func(any) error // its method, kept since making it allocates
+}
+
+func newRouted() any {
+	r := new(routed)
+	r.read = r.readRequest
+	return r
+}
+
+func (r *routed) readRequest(in any) error {
+	r.request.Message, r.request.Check = in, wireCheck(in)
+	if r.unread = r.decode(&r.request); r.unread != nil {
+		return r.unread
+	}
+	if r.request.Fault != nil {
+		return fmt.Errorf("%w: %w", errMalformed, r.request.Fault)
+	}
+	return nil
 }
 
 // route wraps the generated handler of a method: it turns requests away while
@@ -101,56 +163,48 @@ func (s *Server) route(method string, handle grpc.MethodHandler) grpc.MethodHand
 	if readOnly(method) {
 		timeout = s.opts.ReadTimeout
 	}
-	// A read of an absent key is an answer like another, often a frequent one,
-	// so its status is made once.
-	notFound := judge(coord.ErrKeyNotFound).status(coord.ErrKeyNotFound, false, "").Err()
-
+	if keepsTime(method) {
+		timeout = 0
+	}
 	return func(srv any, ctx context.Context, decode func(any) error, interceptor grpc.UnaryServerInterceptor) (any, error) {
 		started := time.Now()
-		var request tolerant
-		var unread error // what gRPC has already told the client
-		response, err := s.serve(srv, ctx, timeout, handle, interceptor, func(in any) error {
-			request.message = in
-			if unread = decode(&request); unread != nil {
-				return unread
-			}
-			if request.fault != nil {
-				return fmt.Errorf("%w: %w", errMalformed, request.fault)
-			}
-			return nil
-		})
+		r := s.routed.Get().(*routed)
+		r.decode = decode
+		response, err := s.serve(srv, ctx, timeout, handle, interceptor, r.read)
 		call := Call{Method: method, Operation: operation, Err: err, ctx: ctx}
 		switch {
-		case unread != nil:
-			call.Code = status.Code(unread)
+		case r.unread != nil:
+			call.Code = status.Code(r.unread)
 		case err != nil:
 			v := judge(err)
 			call.Code, call.Reason = v.code, v.reason
 			switch {
 			case v.kind == coord.ErrKeyNotFound && !mutation:
-				err = notFound
+				err = notFoundError
 			case v.code == codes.Internal:
-				err = v.status(err, mutation, call.RequestID()).Err()
+				err = v.answer(err, mutation, call.RequestID()).status().Err()
 			default:
-				err = v.status(err, mutation, "").Err()
+				err = v.answer(err, mutation, "").status().Err()
 			}
 			response = nil
 		}
 		if s.opts.Observe != nil {
-			if of, ok := request.message.(interface{ GetTenantId() string }); ok {
+			if of, ok := r.request.Message.(interface{ GetTenantId() string }); ok {
 				call.Tenant = of.GetTenantId()
 			}
-			if of, ok := request.message.(interface{ GetKey() string }); ok {
+			if of, ok := r.request.Message.(interface{ GetKey() string }); ok {
 				call.Key = of.GetKey()
 			}
 			call.Took = time.Since(started)
 			s.opts.Observe(call)
 		}
+		r.request, r.decode, r.unread = codec.Tolerant{}, nil, nil
+		s.routed.Put(r)
 		return response, err
 	}
 }
 
-// serve runs a handler within its limits.
+// serve runs a handler within its limits. A timeout of 0 is none.
 func (s *Server) serve(srv any, ctx context.Context, timeout time.Duration, handle grpc.MethodHandler,
 	interceptor grpc.UnaryServerInterceptor, decode func(any) error) (response any, err error) {
 	s.inFlight.Add(1)
@@ -158,20 +212,29 @@ func (s *Server) serve(srv any, ctx context.Context, timeout time.Duration, hand
 		if fault := recover(); fault != nil {
 			response, err = nil, fmt.Errorf("panic: %v\n%s", fault, debug.Stack())
 		}
-		if s.inFlight.Add(-1) == 0 && s.draining.Load() {
-			select {
-			case s.idle <- struct{}{}:
-			default:
-			}
-		}
+		s.answered(1)
 	}()
 	if s.draining.Load() {
 		return nil, coord.ErrShuttingDown
 	}
-	if deadline, ok := ctx.Deadline(); !ok || time.Until(deadline) > timeout {
+	if deadline, ok := ctx.Deadline(); timeout != 0 && (!ok || time.Until(deadline) > timeout) {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, timeout)
 		defer cancel()
 	}
 	return handle(srv, ctx, decode, interceptor)
+}
+
+// answered counts requests out, and wakes Stop after the last.
+func (s *Server) answered(n int) {
+	if s.inFlight.Add(-int64(n)) == 0 && s.draining.Load() {
+		s.signalIdle()
+	}
+}
+
+func (s *Server) signalIdle() {
+	select {
+	case s.idle <- struct{}{}:
+	default:
+	}
 }

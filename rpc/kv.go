@@ -3,6 +3,8 @@ package rpc
 import (
 	"context"
 	"strings"
+	"time"
+	"unsafe"
 
 	"github.com/pairdb/coordinator/coord"
 	"github.com/pairdb/coordinator/rpc/coordinatorpb"
@@ -11,9 +13,12 @@ import (
 // service holds the handlers: each checks, calls the engine, and fills the
 // answer. Errors pass as they are; route turns them into statuses.
 type service struct {
+	server       *Server
 	engine       Engine
 	defaultLevel coord.Level
 	maxValue     int
+	readTimeout  time.Duration
+	writeTimeout time.Duration
 	version      string
 }
 
@@ -38,19 +43,12 @@ func (s *service) WriteKeyValue(ctx context.Context, req *coordinatorpb.WriteKey
 	}
 	result, err := s.engine.Write(ctx, coord.WriteRequest{
 		Tenant: req.TenantId, Key: req.Key, Value: req.Value, Level: level, IdempotencyKey: req.IdempotencyKey,
+		Deadline: time.Now().Add(s.writeTimeout),
 	})
 	if err != nil {
 		return nil, err
 	}
-	return &coordinatorpb.WriteKeyValueResponse{
-		Success:        true,
-		Key:            req.Key,
-		IdempotencyKey: orMade(req.IdempotencyKey),
-		VectorClock:    clockMessage(result.Clock),
-		ReplicaCount:   int32(result.Replicas),
-		Consistency:    result.Level.String(),
-		IsDuplicate:    result.Duplicate,
-	}, nil
+	return &newWriteAnswer(req.Key, req.IdempotencyKey, &result).WriteKeyValueResponse, nil
 }
 
 func (s *service) DeleteKeyValue(ctx context.Context, req *coordinatorpb.DeleteKeyValueRequest) (*coordinatorpb.DeleteKeyValueResponse, error) {
@@ -60,19 +58,24 @@ func (s *service) DeleteKeyValue(ctx context.Context, req *coordinatorpb.DeleteK
 	}
 	result, err := s.engine.Write(ctx, coord.WriteRequest{
 		Tenant: req.TenantId, Key: req.Key, Delete: true, Level: level, IdempotencyKey: req.IdempotencyKey,
+		Deadline: time.Now().Add(s.writeTimeout),
 	})
 	if err != nil {
 		return nil, err
 	}
-	return &coordinatorpb.DeleteKeyValueResponse{
-		Success:        true,
-		Key:            req.Key,
-		IdempotencyKey: orMade(req.IdempotencyKey),
-		VectorClock:    clockMessage(result.Clock),
-		ReplicaCount:   int32(result.Replicas),
-		Consistency:    result.Level.String(),
-		IsDuplicate:    result.Duplicate,
-	}, nil
+	answer := new(struct {
+		coordinatorpb.DeleteKeyValueResponse
+		clockAnswer
+		made [32]byte // an idempotency key
+	})
+	answer.Success = true
+	answer.Key = req.Key
+	answer.IdempotencyKey = orMade(req.IdempotencyKey, &answer.made)
+	answer.VectorClock = answer.set(result.Clock)
+	answer.ReplicaCount = int32(result.Replicas)
+	answer.Consistency = result.Level.String()
+	answer.IsDuplicate = result.Duplicate
+	return &answer.DeleteKeyValueResponse, nil
 }
 
 func (s *service) ReadKeyValue(ctx context.Context, req *coordinatorpb.ReadKeyValueRequest) (*coordinatorpb.ReadKeyValueResponse, error) {
@@ -80,17 +83,13 @@ func (s *service) ReadKeyValue(ctx context.Context, req *coordinatorpb.ReadKeyVa
 	if err != nil {
 		return nil, err
 	}
-	result, err := s.engine.Read(ctx, coord.ReadRequest{Tenant: req.TenantId, Key: req.Key, Level: level})
+	result, err := s.engine.Read(ctx, coord.ReadRequest{
+		Tenant: req.TenantId, Key: req.Key, Level: level, Deadline: time.Now().Add(s.readTimeout),
+	})
 	if err != nil {
 		return nil, err
 	}
-	return &coordinatorpb.ReadKeyValueResponse{
-		Success:     true,
-		Key:         req.Key,
-		Value:       result.Value,
-		VectorClock: clockMessage(result.Clock),
-		UpdatedAt:   result.UpdatedAt.UnixMilli(),
-	}, nil
+	return &newReadAnswer(req.Key, &result).ReadKeyValueResponse, nil
 }
 
 func (s *service) ListKeys(ctx context.Context, req *coordinatorpb.ListKeysRequest) (*coordinatorpb.ListKeysResponse, error) {
@@ -133,22 +132,75 @@ func (s *service) checkMutation(tenant, key, consistency, idempotencyKey string)
 	return level, checkIdempotencyKey(idempotencyKey)
 }
 
-// orMade is the idempotency key of an answer. One that was made here is told
-// to the client but not to the engine: nobody can have sent it before.
-func orMade(sent string) string {
+// writeAnswer is a response with all that it is made of, so that it is one
+// allocation. It must not be copied.
+type writeAnswer struct {
+	coordinatorpb.WriteKeyValueResponse
+	clockAnswer
+	made [32]byte // an idempotency key
+}
+
+func newWriteAnswer(key, idempotencyKey string, result *coord.WriteResult) *writeAnswer {
+	a := new(writeAnswer)
+	a.Success = true
+	a.Key = key
+	a.IdempotencyKey = orMade(idempotencyKey, &a.made)
+	a.VectorClock = a.set(result.Clock)
+	a.ReplicaCount = int32(result.Replicas)
+	a.Consistency = result.Level.String()
+	a.IsDuplicate = result.Duplicate
+	return a
+}
+
+// readAnswer is as writeAnswer.
+type readAnswer struct {
+	coordinatorpb.ReadKeyValueResponse
+	clockAnswer
+}
+
+func newReadAnswer(key string, result *coord.ReadResult) *readAnswer {
+	a := new(readAnswer)
+	a.Success = true
+	a.Key = key
+	a.Value = result.Value
+	a.VectorClock = a.set(result.Clock)
+	a.UpdatedAt = result.UpdatedAt.UnixMilli()
+	return a
+}
+
+// orMade is the idempotency key of an answer. One that is made here is told
+// to the client but not to the engine: nobody can have sent it before. It lives
+// in made.
+func orMade(sent string, made *[32]byte) string {
 	if sent != "" {
 		return sent
 	}
-	return randomID()
+	putRandomID(made)
+	return unsafe.String(&made[0], len(made))
 }
 
-func clockMessage(clock coord.Clock) *coordinatorpb.VectorClock {
-	entries := make([]coordinatorpb.VectorClockEntry, len(clock))
-	pointers := make([]*coordinatorpb.VectorClockEntry, len(clock))
+// clockAnswer is a clock as it is sent, with room for its entries: most clocks
+// have few. It must not be copied once it is set.
+type clockAnswer struct {
+	clock    coordinatorpb.VectorClock
+	entries  [clockRoom]coordinatorpb.VectorClockEntry
+	pointers [clockRoom]*coordinatorpb.VectorClockEntry
+}
+
+const clockRoom = 2
+
+// set fills in a clock; the message is valid until the next set.
+func (m *clockAnswer) set(clock coord.Clock) *coordinatorpb.VectorClock {
+	entries, pointers := m.entries[:], m.pointers[:]
+	if len(clock) > clockRoom {
+		entries = make([]coordinatorpb.VectorClockEntry, len(clock))
+		pointers = make([]*coordinatorpb.VectorClockEntry, len(clock))
+	}
 	for i := range clock {
 		entries[i].CoordinatorNodeId = clock[i].ID
 		entries[i].LogicalTimestamp = clock[i].Counter
 		pointers[i] = &entries[i]
 	}
-	return &coordinatorpb.VectorClock{Entries: pointers}
+	m.clock.Entries = pointers[:len(clock)]
+	return &m.clock
 }

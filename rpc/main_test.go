@@ -46,6 +46,20 @@ func (s *script) Write(ctx context.Context, r coord.WriteRequest) (coord.WriteRe
 func (s *script) Read(ctx context.Context, r coord.ReadRequest) (coord.ReadResult, error) {
 	return s.read(ctx, r)
 }
+func (s *script) StartWrite(r coord.WriteRequest, w coord.Waiter) {
+	go func() {
+		ctx, cancel := context.WithDeadline(context.Background(), r.Deadline)
+		defer cancel()
+		w.Written(s.write(ctx, r))
+	}()
+}
+func (s *script) StartRead(r coord.ReadRequest, w coord.Waiter) {
+	go func() {
+		ctx, cancel := context.WithDeadline(context.Background(), r.Deadline)
+		defer cancel()
+		w.Found(s.read(ctx, r))
+	}()
+}
 func (s *script) Keys(_ context.Context, r coord.KeysRequest) (coord.KeysPage, error) {
 	return s.keys(r)
 }

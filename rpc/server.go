@@ -8,6 +8,7 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -19,6 +20,7 @@ import (
 	"google.golang.org/grpc/reflection"
 
 	"github.com/pairdb/coordinator/coord"
+	"github.com/pairdb/coordinator/rpc/codec"
 	"github.com/pairdb/coordinator/rpc/coordinatorpb"
 	"github.com/pairdb/coordinator/rpc/coordinatorpb/legacypb"
 )
@@ -68,7 +70,17 @@ type Options struct {
 	MaxConnectionAge  time.Duration
 	MaxConnectionIdle time.Duration
 
-	// Observe is told of every RPC of the service when it has ended, on its
+	// MaxPipelineOperations and MaxPipelineBytes bound what one Pipeline stream
+	// may have under way: operations, and bytes of values that came in or wait
+	// to be sent [4096, 32 MiB]. Beyond them the stream is not read.
+	MaxPipelineOperations int
+	MaxPipelineBytes      int
+	// MaxPipelineAge ends a Pipeline stream in good order, so that its
+	// connection can end [MaxConnectionAge / 4].
+	MaxPipelineAge time.Duration
+
+	// Observe is told of every RPC of the service when it has ended, and of
+	// every operation of a Pipeline or batch as of an RPC of its own, on its
 	// path and from any goroutine; it must be quick. May be nil.
 	Observe func(Call)
 }
@@ -83,6 +95,9 @@ func (o Options) withDefaults() (Options, error) {
 	setDefault(&o.MaxConnectionIdle, 15*time.Minute)
 	setDefault(&o.MaxConnections, 1000)
 	setDefault(&o.MaxConcurrentStreams, 1024)
+	setDefault(&o.MaxPipelineOperations, 4096)
+	setDefault(&o.MaxPipelineBytes, 32<<20)
+	setDefault(&o.MaxPipelineAge, o.MaxConnectionAge/4)
 	var faults []error
 	if o.Engine == nil {
 		faults = append(faults, errors.New("no engine"))
@@ -94,7 +109,11 @@ func (o Options) withDefaults() (Options, error) {
 		faults = append(faults, fmt.Errorf("limits of %d connections and %d streams, want positive ones",
 			o.MaxConnections, o.MaxConcurrentStreams))
 	}
-	if min(o.ReadTimeout, o.WriteTimeout, o.MaxConnectionAge, o.MaxConnectionIdle) < 0 {
+	if min(o.MaxPipelineOperations, o.MaxPipelineBytes) < 0 {
+		faults = append(faults, fmt.Errorf("limits of %d pipelined operations and %d bytes, want positive ones",
+			o.MaxPipelineOperations, o.MaxPipelineBytes))
+	}
+	if min(o.ReadTimeout, o.WriteTimeout, o.MaxConnectionAge, o.MaxConnectionIdle, o.MaxPipelineAge) < 0 {
 		faults = append(faults, errors.New("a negative duration"))
 	}
 	if err := errors.Join(faults...); err != nil {
@@ -119,9 +138,13 @@ type Server struct {
 	health  *health.Server
 	service *service
 
-	inFlight atomic.Int64
-	draining atomic.Bool
-	idle     chan struct{} // holds a token when inFlight fell to 0 while draining
+	inFlight  atomic.Int64 // requests
+	pipelines atomic.Int64 // streams of pipelined requests
+	draining  atomic.Bool
+	stopping  chan struct{} // closed once draining
+	idle      chan struct{} // holds a token when inFlight or pipelines fell to 0 while draining
+	routed    sync.Pool     // of *routed
+	pipelined sync.Pool     // of *pipelined
 
 	streams       context.Context // done once streams that are no requests shall end
 	cancelStreams context.CancelFunc
@@ -137,11 +160,15 @@ func NewServer(opts Options) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{
-		opts:    opts,
-		health:  health.NewServer(),
-		service: &service{engine: opts.Engine, defaultLevel: opts.DefaultLevel, maxValue: opts.MaxValue, version: opts.Version},
-		idle:    make(chan struct{}, 1),
+		opts:      opts,
+		health:    health.NewServer(),
+		stopping:  make(chan struct{}),
+		idle:      make(chan struct{}, 1),
+		routed:    sync.Pool{New: newRouted},
+		pipelined: sync.Pool{New: func() any { return new(pipelined) }},
 	}
+	s.service = &service{server: s, engine: opts.Engine, defaultLevel: opts.DefaultLevel, maxValue: opts.MaxValue,
+		readTimeout: opts.ReadTimeout, writeTimeout: opts.WriteTimeout, version: opts.Version}
 	s.streams, s.cancelStreams = context.WithCancel(context.Background())
 	settings := append(connectionSettings(opts.TLS),
 		grpc.MaxConcurrentStreams(uint32(opts.MaxConcurrentStreams)),
@@ -150,7 +177,7 @@ func NewServer(opts Options) (*Server, error) {
 		grpc.KeepaliveParams(keepalive.ServerParameters{
 			MaxConnectionIdle:     opts.MaxConnectionIdle,
 			MaxConnectionAge:      opts.MaxConnectionAge,
-			MaxConnectionAgeGrace: max(opts.ReadTimeout, opts.WriteTimeout),
+			MaxConnectionAgeGrace: opts.MaxPipelineAge + max(opts.ReadTimeout, opts.WriteTimeout),
 			Time:                  30 * time.Second,
 			Timeout:               10 * time.Second,
 		}),
@@ -171,7 +198,7 @@ func NewServer(opts Options) (*Server, error) {
 // connectionSettings are the limits that coordinators and storage nodes share.
 func connectionSettings(tls credentials.TransportCredentials) []grpc.ServerOption {
 	settings := []grpc.ServerOption{
-		grpc.ForceServerCodecV2(newCodec()),
+		grpc.ForceServerCodecV2(codec.New()),
 		grpc.MaxRecvMsgSize(MaxValueBytes + messageSlack),
 		grpc.MaxSendMsgSize(MaxValueBytes + messageSlack),
 		grpc.MaxHeaderListSize(16 << 10),
@@ -220,16 +247,20 @@ func (s *Server) InFlight() int { return int(s.inFlight.Load()) }
 // says how many.
 func (s *Server) Stop(ctx context.Context) error {
 	s.health.Shutdown()
-	s.draining.Store(true)
+	if !s.draining.Swap(true) {
+		close(s.stopping)
+	}
 	var cut error
-	for s.inFlight.Load() > 0 && cut == nil {
+	for s.inFlight.Load() > 0 || s.pipelines.Load() > 0 {
 		select {
 		case <-s.idle:
+			continue
 		case <-ctx.Done():
-			if n := s.inFlight.Load(); n > 0 {
-				cut = fmt.Errorf("stop gRPC server: %d requests were cut off: %w", n, ctx.Err())
-			}
 		}
+		if n := s.inFlight.Load(); n > 0 {
+			cut = fmt.Errorf("stop gRPC server: %d requests were cut off: %w", n, ctx.Err())
+		}
+		break
 	}
 	s.cancelStreams()
 	stopGracefully(ctx, s.grpc)
@@ -254,8 +285,12 @@ func stopGracefully(ctx context.Context, server *grpc.Server) {
 	}
 }
 
-// interceptStream ends streams (of health and reflection) when the server stops.
-func (s *Server) interceptStream(srv any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+// interceptStream ends streams of health and reflection when the server stops.
+// Those of pipelined requests end by themselves.
+func (s *Server) interceptStream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+	if srv == any(s.service) {
+		return handler(srv, stream)
+	}
 	ctx, cancel := context.WithCancel(stream.Context())
 	defer cancel()
 	defer context.AfterFunc(s.streams, cancel)()

@@ -41,10 +41,12 @@ func TestWriteDeleteRead(t *testing.T) {
 	var asked []coord.WriteRequest
 	client := startClient(t, &script{
 		write: func(_ context.Context, r coord.WriteRequest) (coord.WriteResult, error) {
+			r.Deadline = time.Time{}
 			asked = append(asked, r)
 			return coord.WriteResult{Clock: clockOf("c2", "c1"), Replicas: 2, Level: coord.Quorum, Duplicate: r.Delete}, nil
 		},
 		read: func(_ context.Context, r coord.ReadRequest) (coord.ReadResult, error) {
+			r.Deadline = time.Time{}
 			if r != (coord.ReadRequest{Tenant: "acme", Key: "k", Level: coord.All}) {
 				return coord.ReadResult{}, fmt.Errorf("asked for %+v", r)
 			}
@@ -414,15 +416,17 @@ func TestReflection(t *testing.T) {
 }
 
 func TestTimeoutsBoundTheWholeRequest(t *testing.T) {
-	_, conn := start(t, Options{ReadTimeout: 30 * time.Millisecond, WriteTimeout: time.Minute, Engine: &script{
-		read: func(ctx context.Context, _ coord.ReadRequest) (coord.ReadResult, error) {
-			<-ctx.Done()
-			return coord.ReadResult{}, ctx.Err()
+	const readTime, writeTime = 30 * time.Millisecond, time.Minute
+	_, conn := start(t, Options{ReadTimeout: readTime, WriteTimeout: writeTime, Engine: &script{
+		read: func(_ context.Context, r coord.ReadRequest) (coord.ReadResult, error) {
+			if left := time.Until(r.Deadline); left > readTime {
+				return coord.ReadResult{}, fmt.Errorf("deadline in %v", left)
+			}
+			return coord.ReadResult{}, coord.ErrDeadlineExceeded
 		},
-		write: func(ctx context.Context, _ coord.WriteRequest) (coord.WriteResult, error) {
-			deadline, ok := ctx.Deadline()
-			if left := time.Until(deadline); !ok || left > time.Minute || left < 50*time.Second {
-				return coord.WriteResult{}, fmt.Errorf("deadline in %v, %t", left, ok)
+		write: func(_ context.Context, r coord.WriteRequest) (coord.WriteResult, error) {
+			if left := time.Until(r.Deadline); left > writeTime || left < writeTime-10*time.Second {
+				return coord.WriteResult{}, fmt.Errorf("deadline in %v", left)
 			}
 			return coord.WriteResult{Level: coord.One}, nil
 		},

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/pairdb/coordinator/coord"
+	"github.com/pairdb/coordinator/rpc/coordinatorpb"
 )
 
 // errorDomain is the domain of every ErrorInfo.
@@ -106,27 +107,77 @@ func (v verdict) outcome(err error) coord.Outcome {
 	return coord.InDoubt
 }
 
-// status is the gRPC status of err. A failed mutation (write or delete) carries
-// its outcome, and so does everything that was turned away for load.
-func (v verdict) status(err error, mutation bool, requestID string) *status.Status {
-	info := &errdetails.ErrorInfo{Domain: errorDomain, Reason: v.reason}
+// answer is what clients are told of a failed operation, however it was sent.
+type answer struct {
+	code      codes.Code
+	reason    string
+	message   string
+	outcome   string        // empty where there is none to tell
+	retry     time.Duration // 0: nothing is asked for
+	requestID string        // of an internal error
+}
+
+// answer tells err. A failed mutation (write or delete) carries its outcome,
+// and so does everything that was turned away for load.
+func (v verdict) answer(err error, mutation bool, requestID string) answer {
+	a := answer{code: v.code, reason: v.reason, message: v.message(err, requestID)}
 	if mutation || v.code == codes.ResourceExhausted {
-		info.Metadata = map[string]string{"outcome": v.outcome(err).String()}
+		a.outcome = v.outcome(err).String()
+	}
+	if v.code == codes.ResourceExhausted {
+		a.retry = retryAfter
 	}
 	if v.code == codes.Internal {
-		if info.Metadata == nil {
-			info.Metadata = make(map[string]string, 1)
-		}
-		info.Metadata["request_id"] = requestID
+		a.requestID = requestID
+	}
+	return a
+}
+
+// status is the answer as a gRPC status.
+func (a answer) status() *status.Status {
+	info := &errdetails.ErrorInfo{Domain: errorDomain, Reason: a.reason}
+	if a.outcome != "" || a.requestID != "" {
+		info.Metadata = make(map[string]string, 2)
+	}
+	if a.outcome != "" {
+		info.Metadata["outcome"] = a.outcome
+	}
+	if a.requestID != "" {
+		info.Metadata["request_id"] = a.requestID
 	}
 	details := []protoadapt.MessageV1{info}
-	if v.code == codes.ResourceExhausted {
-		details = append(details, &errdetails.RetryInfo{RetryDelay: durationpb.New(retryAfter)})
+	if a.retry != 0 {
+		details = append(details, &errdetails.RetryInfo{RetryDelay: durationpb.New(a.retry)})
 	}
-	plain := status.New(v.code, v.message(err, requestID))
+	plain := status.New(a.code, a.message)
 	detailed, err := plain.WithDetails(details...)
 	if err != nil {
 		return plain
 	}
 	return detailed
 }
+
+// operation is the answer as the status of one operation among several.
+func (a answer) operation() *coordinatorpb.OperationStatus {
+	return &coordinatorpb.OperationStatus{
+		Code:         int32(a.code),
+		Reason:       a.reason,
+		Message:      a.message,
+		Outcome:      a.outcome,
+		RetryDelayMs: a.retry.Milliseconds(),
+		RequestId:    a.requestID,
+	}
+}
+
+// notFound is the answer to a read of an absent key, often a frequent one.
+var notFound = judge(coord.ErrKeyNotFound).answer(coord.ErrKeyNotFound, false, "")
+
+// A read of an absent key is an answer like another, so it is made once.
+// Nobody may change these.
+var (
+	notFoundError     = notFound.status().Err()
+	notFoundOperation = notFound.operation()
+)
+
+// statusOf is the gRPC status of an error that no RPC of its own has caused.
+func statusOf(err error) error { return judge(err).answer(err, false, randomID()).status().Err() }

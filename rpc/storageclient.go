@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/pairdb/coordinator/coord"
+	"github.com/pairdb/coordinator/rpc/codec"
 	"github.com/pairdb/coordinator/rpc/storagepb"
 )
 
@@ -127,7 +128,7 @@ func dialNode(opts *StorageOptions) (*grpc.ClientConn, error) {
 			Time: keepaliveTime, Timeout: keepaliveTimeout, PermitWithoutStream: true,
 		}),
 		grpc.WithDefaultCallOptions(
-			grpc.ForceCodecV2(newCodec()),
+			grpc.ForceCodecV2(codec.New()),
 			grpc.MaxCallRecvMsgSize(MaxValueBytes+messageSlack),
 			grpc.MaxCallSendMsgSize(MaxValueBytes+messageSlack),
 		),

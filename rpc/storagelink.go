@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/pairdb/coordinator/coord"
+	"github.com/pairdb/coordinator/rpc/codec"
 	"github.com/pairdb/coordinator/rpc/storagepb"
 )
 
@@ -379,8 +380,8 @@ func (l *link) gather(m *outgoing) bool {
 func (l *link) receive(stream grpc.ClientStream) error {
 	replies := storagepb.BatchReplyFromVTPool()
 	defer replies.ReturnToVTPool()
-	in := inbound{message: replies}
-	defer in.free()
+	in := codec.Inbound{Message: replies}
+	defer in.Free()
 	shared := make(names)
 	var calls []*coord.Call
 	for {
@@ -399,7 +400,7 @@ func (l *link) receive(stream grpc.ClientStream) error {
 			calls[i] = nil
 		}
 		replies.ResetVT()
-		in.free()
+		in.Free()
 	}
 }
 
@@ -425,7 +426,7 @@ func (l *link) answered(replies *storagepb.BatchReply, calls []*coord.Call) []*c
 }
 
 // finish hands a reply to its call.
-func (l *link) finish(in *inbound, shared names, call *coord.Call, r *storagepb.Reply) {
+func (l *link) finish(in *codec.Inbound, shared names, call *coord.Call, r *storagepb.Reply) {
 	if r.Code == storagepb.Code_CODE_LARGE_VALUE {
 		if l.onLargeValue != nil {
 			l.onLargeValue(call)
@@ -439,7 +440,7 @@ func (l *link) finish(in *inbound, shared names, call *coord.Call, r *storagepb.
 	if err == nil && r.Held != nil {
 		aliased, faulty := shared.version(&call.Held, r.Held)
 		if aliased {
-			in.detach()
+			in.Detach()
 		}
 		r.Held.Value = nil
 		if faulty != nil {

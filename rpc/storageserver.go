@@ -227,8 +227,14 @@ type task struct {
 	exchange *exchange
 	id       uint64
 	large    bool // the reply may hold a large value
-	cost     int  // bytes that it keeps: of the request, then of the reply
+	cost     int  // bytes that the request keeps
 	err      error
+}
+
+// refuse answers that there is no room for the answer.
+func (t *task) refuse() {
+	t.err = errNoRoom
+	t.call.Held = coord.Version{}
 }
 
 // Done takes the answer of the replica.

@@ -48,14 +48,17 @@ var items = []item{
 	{system: systemSafe, pipelined: true, do: opWrite},
 }
 
-// Each measurement begins with warmUp, and half of the echo's measured time
-// lies before and half after that of the case which it is compared with,
-// because the machine drifts.
-const warmUp = time.Second
+// A case and the echo take turns, which begin and end with the echo, because
+// the machine drifts. A turn begins with warmUp, which is not measured.
+const (
+	warmUp    = 500 * time.Millisecond
+	caseTurns = 2
+	echoTurns = caseTurns + 1
+)
 
 // took is how long a case takes.
 func (b *bench) took() time.Duration {
-	return time.Duration(b.rounds) * (2*b.length + 3*warmUp)
+	return time.Duration(b.rounds) * (2*b.length + (caseTurns+echoTurns)*warmUp)
 }
 
 // row is a case that was measured.
@@ -97,15 +100,17 @@ func (b *bench) compare(ctx context.Context, c *item) error {
 	}
 	way := transport(s.unary)
 	if c.pipelined {
-		if way, err = dialPipeline(s.server.grpc, b.load.connections); err != nil {
-			if !errors.Is(err, errNoPipeline) {
-				return err
-			}
+		pipelined, err := dialPipeline(s, b.load.connections)
+		if errors.Is(err, errNoPipeline) {
 			r.Skipped = err.Error()
 			b.report.add(r)
 			return nil
 		}
-		defer way.close()
+		if err != nil {
+			return err
+		}
+		defer pipelined.close()
+		way = pipelined
 	}
 	echo, err := b.system(ctx, systemEcho)
 	if err != nil {
@@ -117,13 +122,15 @@ func (b *bench) compare(ctx context.Context, c *item) error {
 		asked = opWrite
 	}
 	for range b.rounds {
-		for part := range 3 {
-			run, into := drive{do: asked, warmUp: warmUp, length: b.length / 2}, echoed
+		for turn := range caseTurns + echoTurns {
+			run, into := drive{do: asked, warmUp: warmUp, length: b.length / echoTurns}, echoed
 			on, by := echo, transport(echo.unary)
-			if part == 1 {
-				run.do, run.length, into = c.do, b.length, got
+			if turn%2 == 1 {
+				run.do, run.length, into = c.do, b.length/caseTurns, got
 				on, by = s, way
-				b.profile(ctx, s, c.name())
+				if turn == 1 {
+					b.profile(ctx, s, c.name(), warmUp+run.length)
+				}
 			}
 			taken, err := b.load.run(ctx, on, by, run)
 			if err != nil {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 
 	"google.golang.org/grpc"
 
@@ -73,13 +72,4 @@ func (l *unaryLane) read(ctx context.Context, key string) error {
 	l.readReq.Key = key
 	l.held.Reset()
 	return l.conn.Invoke(ctx, pb.CoordinatorService_ReadKeyValue_FullMethodName, &l.readReq, &l.held)
-}
-
-// errNoPipeline means that the API has no pipelined call.
-var errNoPipeline = errors.New("the API has no Pipeline call yet")
-
-// dialPipeline opens streams on which many requests are under way at once,
-// one for each connection.
-func dialPipeline(_ string, _ int) (transport, error) {
-	return nil, errNoPipeline
 }

@@ -61,6 +61,7 @@ func run(ctx context.Context, args []string) (err error) {
 		list        = fs.Bool("list", false, "print the names of the cases and end")
 		jsonFile    = fs.String("json", "", "write the report to `FILE` as JSON, too")
 		binary      = fs.String("binary", "", "the coordinator's program; default: it is built")
+		against     = fs.String("against", "", "instead of the cases, compare with another `PROGRAM`, in turns, with three storage processes")
 		dir         = fs.String("dir", "", "where data is kept meanwhile, on a real disk; default: the system's temporary directory")
 		workers     = fs.Int("workers", 64, "requests under way at once")
 		connections = fs.Int("connections", 4, "connections that they share")
@@ -92,6 +93,15 @@ func run(ctx context.Context, args []string) (err error) {
 	todo := b.plan(func(name string) bool {
 		return selected.MatchString(name) && (*pattern != "" || !strings.HasPrefix(name, "tune/"))
 	})
+	if *against != "" {
+		other, err := filepath.Abs(*against)
+		if err != nil {
+			return fmt.Errorf("bench: -against: %w", err)
+		}
+		todo = []step{{"against", b.tuneTook(), func(ctx context.Context) error {
+			return b.tune(ctx, setting{name: "against", against: other})
+		}}}
+	}
 	if *soak > 0 {
 		todo = []step{{"soak", *soak + 2*b.length, func(ctx context.Context) error { return b.soak(ctx, *soak, *soakFile) }}}
 	}

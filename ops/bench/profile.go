@@ -7,17 +7,18 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"time"
 )
 
-// profile takes profiles of the system's processes while the next measurement
-// goes on: the coordinator's by its own means, and those of all with perf,
+// profile takes profiles of the system's processes for the length of the next
+// measurement: the coordinator's by its own means, and those of all with perf,
 // where that is installed. What fails is noted; nothing waits for it.
-func (b *bench) profile(ctx context.Context, s *system, name string) {
+func (b *bench) profile(ctx context.Context, s *system, name string, length time.Duration) {
 	if b.profiles == "" {
 		return
 	}
 	prefix := filepath.Join(b.profiles, strings.ReplaceAll(name, "/", "-"))
-	seconds := fmt.Sprint(max(int((b.length + warmUp).Seconds()), 1))
+	seconds := fmt.Sprint(max(int(length.Seconds()), 1))
 	for _, kind := range []string{"profile", "allocs"} {
 		go func() {
 			text, err := s.server.fetch(ctx, "/debug/pprof/"+kind+"?seconds="+seconds)

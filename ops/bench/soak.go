@@ -15,13 +15,13 @@ import (
 
 // soakLine is one interval of a soak, a line of its results file.
 type soakLine struct {
-	Run      int64           `json:"run"` // when its processes were started, Unix seconds
-	Minute   int             `json:"minute"`
-	Rate     float64         `json:"ops_per_second"`
-	P50      int64           `json:"p50_us"`
-	P99      int64           `json:"p99_us"`
-	Errors   string          `json:"errors,omitempty"`
-	Machines []soakedProcess `json:"processes"`
+	Run       int64           `json:"run"` // when its processes were started, Unix seconds
+	Minute    int             `json:"minute"`
+	Rate      float64         `json:"ops_per_second"`
+	P50       int64           `json:"p50_us"`
+	P99       int64           `json:"p99_us"`
+	Errors    string          `json:"errors,omitempty"`
+	Processes []soakedProcess `json:"processes"`
 }
 
 type soakedProcess struct {
@@ -72,7 +72,7 @@ func (b *bench) soak(ctx context.Context, total time.Duration, file string) erro
 				if err != nil {
 					return fmt.Errorf("soak: %w", err)
 				}
-				line.Machines = append(line.Machines, now)
+				line.Processes = append(line.Processes, now)
 			}
 			text, err := json.Marshal(line)
 			if err != nil {
@@ -143,7 +143,7 @@ func (b *bench) judgeSoak(lines []soakLine) {
 	longest = longest[soakSettles:]
 	third := len(longest) / 3
 	first, last := longest[:third], longest[len(longest)-third:]
-	for i, p := range longest[0].Machines {
+	for i, p := range longest[0].Processes {
 		for _, q := range []struct {
 			what string
 			of   func(soakedProcess) float64
@@ -155,7 +155,7 @@ func (b *bench) judgeSoak(lines []soakLine) {
 			median := func(lines []soakLine) float64 {
 				var all []float64
 				for _, l := range lines {
-					all = append(all, q.of(l.Machines[i]))
+					all = append(all, q.of(l.Processes[i]))
 				}
 				slices.Sort(all)
 				return all[len(all)/2]

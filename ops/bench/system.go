@@ -29,8 +29,9 @@ type system struct {
 // layout says which processes make a system and how they are set.
 type layout struct {
 	name           string
-	nodes          int  // storage processes; 0: everything is in one process
-	sync           bool // of storage processes
+	nodes          int    // storage processes; 0: everything is in one process
+	sync           bool   // of storage processes
+	binary         string // empty: the program under test
 	coordinatorEnv []string
 	storageEnv     []string
 }
@@ -66,6 +67,9 @@ func (l *launcher) launch(ctx context.Context, want layout) (s *system, err erro
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", want.name, err)
 	}
+	if want.binary == "" {
+		want.binary = l.binary
+	}
 	s = &system{name: want.name, tenant: "bench"}
 	defer func() {
 		if err != nil {
@@ -78,7 +82,7 @@ func (l *launcher) launch(ctx context.Context, want layout) (s *system, err erro
 		s.server, err = start(ctx, dir, "echo", nil, bannerLine, l.self, echoCommand, fmt.Sprint(len(l.load.value)))
 	case want.nodes == 0:
 		s.tenant = "default"
-		s.server, err = start(ctx, dir, "coordinator", want.coordinatorEnv, bannerLine, l.binary,
+		s.server, err = start(ctx, dir, "coordinator", want.coordinatorEnv, bannerLine, want.binary,
 			"-dev", "-data", filepath.Join(dir, "data"), "-listen", "127.0.0.1:0", "-ops-listen", "127.0.0.1:0")
 	default:
 		err = l.launchCluster(ctx, s, dir, want)
@@ -116,12 +120,12 @@ idempotency "badger" {}
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		return err
 	}
-	if s.server, err = start(ctx, dir, "coordinator", want.coordinatorEnv, servingLine, l.binary, "-config", file); err != nil {
+	if s.server, err = start(ctx, dir, "coordinator", want.coordinatorEnv, servingLine, want.binary, "-config", file); err != nil {
 		return err
 	}
 	for i := range want.nodes {
 		id := fmt.Sprintf("storage-%d", i+1)
-		node, err := start(ctx, dir, id, want.storageEnv, servingLine, l.binary, "storage", "-id", id, "-data", filepath.Join(dir, id),
+		node, err := start(ctx, dir, id, want.storageEnv, servingLine, want.binary, "storage", "-id", id, "-data", filepath.Join(dir, id),
 			"-listen", "127.0.0.1:0", "-ops-listen", "127.0.0.1:0", "-join", s.server.grpc, fmt.Sprintf("-sync=%t", want.sync))
 		if err != nil {
 			return err

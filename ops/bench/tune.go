@@ -8,27 +8,37 @@ import (
 )
 
 // setting is an environment of the processes under test that is compared with
-// none.
+// none, or a program that is compared with another one.
 type setting struct {
 	name                 string
 	coordinator, storage []string
+	against              string // the other program; empty: the same one
 }
 
 var settings = []setting{
-	{"coordinator-gogc-200", []string{"GOGC=200"}, nil},
-	{"coordinator-gogc-400", []string{"GOGC=400"}, nil},
-	{"coordinator-gogc-800", []string{"GOGC=800"}, nil},
-	{"coordinator-limit-512MiB", []string{"GOGC=off", "GOMEMLIMIT=512MiB"}, nil},
-	{"storage-gogc-200", nil, []string{"GOGC=200"}},
-	{"storage-gogc-400", nil, []string{"GOGC=400"}},
-	{"storage-limit-1GiB", nil, []string{"GOGC=off", "GOMEMLIMIT=1GiB"}},
-	{"both-gogc-400", []string{"GOGC=400"}, []string{"GOGC=400"}},
+	{name: "coordinator-gogc-200", coordinator: []string{"GOGC=200"}},
+	{name: "coordinator-gogc-400", coordinator: []string{"GOGC=400"}},
+	{name: "coordinator-gogc-800", coordinator: []string{"GOGC=800"}},
+	{name: "coordinator-limit-512MiB", coordinator: []string{"GOGC=off", "GOMEMLIMIT=512MiB"}},
+	{name: "storage-gogc-200", storage: []string{"GOGC=200"}},
+	{name: "storage-gogc-400", storage: []string{"GOGC=400"}},
+	{name: "storage-limit-1GiB", storage: []string{"GOGC=off", "GOMEMLIMIT=1GiB"}},
+	{name: "both-gogc-400", coordinator: []string{"GOGC=400"}, storage: []string{"GOGC=400"}},
 }
 
-func (s setting) caseName() string { return "tune/" + s.name }
+func (s setting) caseName() string {
+	if s.against != "" {
+		return s.name
+	}
+	return "tune/" + s.name
+}
 
-// tuneRounds is how often a setting and none take turns.
-const tuneRounds = 3
+// A setting and none take tuneTurns turns each, which are short, so that what
+// else the machine does falls on both.
+const (
+	tuneTurns  = 12
+	tuneWarmUp = 200 * time.Millisecond
+)
 
 // tuned is what a setting made of an operation, as ratios to none.
 type tuned struct {
@@ -47,14 +57,17 @@ type tuned struct {
 	StorageBaseMiB     int64 `json:"storage_base_mib"`
 }
 
-// tune measures a setting, in turns with none.
+// tune measures a setting, in turns with none. Both are started afresh, since a
+// store that was written to for longer is slower.
 func (b *bench) tune(ctx context.Context, want setting) error {
-	base, err := b.system(ctx, systemFast)
+	set := layouts[systemFast]
+	set.name, set.binary = "tune-base", want.against
+	base, err := b.launcher.launch(ctx, set)
 	if err != nil {
 		return err
 	}
-	set := layouts[systemFast]
-	set.name, set.coordinatorEnv, set.storageEnv = "tune", want.coordinator, want.storage
+	defer base.close()
+	set.name, set.binary, set.coordinatorEnv, set.storageEnv = "tune", "", want.coordinator, want.storage
 	s, err := b.launcher.launch(ctx, set)
 	if err != nil {
 		return err
@@ -62,17 +75,16 @@ func (b *bench) tune(ctx context.Context, want setting) error {
 	defer s.close()
 	for _, do := range []operation{opWrite, opRead} {
 		with, without := newSample(), newSample()
-		for range tuneRounds {
-			for _, turn := range []struct {
-				on   *system
-				into *sample
-			}{{base, without}, {s, with}} {
-				got, err := b.load.run(ctx, turn.on, turn.on.unary, drive{do: do, warmUp: warmUp, length: b.length})
-				if err != nil {
-					return fmt.Errorf("%s: %w", want.caseName(), err)
-				}
-				turn.into.add(got)
+		for turn := range 2 * tuneTurns {
+			on, into := base, without
+			if turn%4 == 1 || turn%4 == 2 { // none, setting, setting, none
+				on, into = s, with
 			}
+			got, err := b.load.run(ctx, on, on.unary, drive{do: do, warmUp: tuneWarmUp, length: b.length / 4})
+			if err != nil {
+				return fmt.Errorf("%s: %w", want.caseName(), err)
+			}
+			into.add(got)
 		}
 		t := tuned{Setting: want.name, Operation: string(do), Throughput: with.rate() / without.rate(),
 			P99: with.quantile(99).Seconds() / without.quantile(99).Seconds()}
@@ -92,7 +104,7 @@ func (b *bench) tune(ctx context.Context, want setting) error {
 	return nil
 }
 
-func (b *bench) tuneTook() time.Duration { return 4*tuneRounds*(b.length+warmUp) + 2*time.Second }
+func (b *bench) tuneTook() time.Duration { return 4*tuneTurns*(b.length/4+tuneWarmUp) + 2*time.Second }
 
 func (s *system) storageTime(of *sample) (sum time.Duration) {
 	for _, p := range s.storage {
@@ -129,7 +141,7 @@ func (r *report) printTuning() error {
 		return err
 	}
 	fmt.Fprintf(r.out, "\n%s\n\n", strings.TrimSpace(`
-Ratios to the same system with the runtime's defaults, in turns with it.
-Memory is the most that was resident, in brackets without the setting.`))
+Ratios to the same system with the runtime's defaults, or of another program,
+in turns with it. Memory is the most that was resident, in brackets the other's.`))
 	return nil
 }

@@ -1,62 +1,85 @@
-package rpc
+// Package codec encodes messages for gRPC by their generated code, which
+// neither reflects nor copies more than it must.
+package codec
 
 import (
 	"google.golang.org/grpc/encoding"
-	encodingproto "google.golang.org/grpc/encoding/proto"
+	"google.golang.org/grpc/encoding/proto"
 	"google.golang.org/grpc/mem"
 )
 
-// fastMessage is a message with generated code that neither reflects nor,
-// when it is decoded, copies: its strings and bytes point into the input.
-type fastMessage interface {
+// Message is a message with generated code that, when it is decoded, does not
+// copy: its strings and bytes point into the input.
+type Message interface {
 	SizeVT() int
 	MarshalToSizedBufferVT([]byte) (int, error)
 	UnmarshalVTUnsafe([]byte) error
 }
 
-// inbound is a message to be received whose fields point into buffer, for a
-// receiver that copies what it keeps and then frees the buffer.
-type inbound struct {
-	message fastMessage
+// Inbound is a message to be received whose fields point into gRPC's buffer,
+// for a receiver that copies what it keeps and then frees the buffer.
+type Inbound struct {
+	Message Message
 	buffer  mem.Buffer
 }
 
-// free gives the buffer back. The message's fields are invalid after it.
-func (in *inbound) free() {
+// Free gives the buffer back. The message's fields are invalid after it.
+func (in *Inbound) Free() {
 	if in.buffer != nil {
 		in.buffer.Free()
 		in.buffer = nil
 	}
 }
 
-// detach leaves the buffer to the garbage collector, because something that
+// Detach leaves the buffer to the garbage collector, because something that
 // lives on points into it.
-func (in *inbound) detach() { in.buffer = nil }
+func (in *Inbound) Detach() { in.buffer = nil }
 
-// tolerant is a message to be received that notes why it cannot be decoded.
-// gRPC would answer INTERNAL by itself, where the fault is the sender's.
-type tolerant struct {
-	message any
-	fault   error
+// Tolerant is a message to be received (an *Inbound too) that notes why it
+// cannot be decoded. gRPC would answer INTERNAL by itself, where the fault is
+// the sender's.
+type Tolerant struct {
+	Message any
+	// Check, where it is set, looks at an encoded Message before it is decoded.
+	Check func([]byte) error
+	Fault error
 }
 
-// codec encodes fastMessages by their generated code and every other message
+// Encoded is a message that was encoded already, to be sent once.
+type Encoded struct{ data mem.BufferSlice }
+
+// Encode makes e what m is now; m may be changed after it.
+func (e *Encoded) Encode(m Message) (err error) {
+	e.data, err = marshal(m)
+	return err
+}
+
+// Codec encodes Messages by their generated code and every other message
 // (reflection, health) as gRPC does by itself.
-type codec struct {
+type Codec struct {
 	standard encoding.CodecV2
 }
 
-func newCodec() codec { return codec{encoding.GetCodecV2(encodingproto.Name)} }
+// New makes a codec.
+func New() Codec { return Codec{encoding.GetCodecV2(proto.Name)} }
 
 // Name is the content subtype, the same as that of gRPC's own codec.
-func (codec) Name() string { return encodingproto.Name }
+func (Codec) Name() string { return proto.Name }
 
 // Marshal encodes v into one buffer, from gRPC's pool where it is large.
-func (c codec) Marshal(v any) (mem.BufferSlice, error) {
-	m, ok := v.(fastMessage)
-	if !ok {
-		return c.standard.Marshal(v)
+func (c Codec) Marshal(v any) (mem.BufferSlice, error) {
+	switch m := v.(type) {
+	case *Encoded:
+		data := m.data
+		m.data = nil
+		return data, nil
+	case Message:
+		return marshal(m)
 	}
+	return c.standard.Marshal(v)
+}
+
+func marshal(m Message) (mem.BufferSlice, error) {
 	size := m.SizeVT()
 	if mem.IsBelowBufferPoolingThreshold(size) {
 		buf := make([]byte, size)
@@ -74,19 +97,33 @@ func (c codec) Marshal(v any) (mem.BufferSlice, error) {
 	return mem.BufferSlice{mem.NewBuffer(buf, pool)}, nil
 }
 
-// Unmarshal decodes a fastMessage from a buffer of its own, which lives as long
-// as any of the message's fields, and an inbound one from gRPC's buffer.
-func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
-	switch m := v.(type) {
-	case *tolerant:
-		m.fault = c.Unmarshal(data, m.message)
+// Unmarshal decodes a Message from a buffer of its own, which lives as long as
+// any of the message's fields, and an Inbound one from gRPC's buffer.
+func (c Codec) Unmarshal(data mem.BufferSlice, v any) error {
+	if m, ok := v.(*Tolerant); ok {
+		m.Fault = c.unmarshal(data, m.Message, m.Check)
 		return nil
-	case *inbound:
-		m.free()
-		m.buffer = data.MaterializeToBuffer(mem.DefaultBufferPool())
-		return m.message.UnmarshalVTUnsafe(m.buffer.ReadOnlyData())
-	case fastMessage:
-		return m.UnmarshalVTUnsafe(data.Materialize())
 	}
-	return c.standard.Unmarshal(data, v)
+	return c.unmarshal(data, v, nil)
+}
+
+func (c Codec) unmarshal(data mem.BufferSlice, v any, check func([]byte) error) error {
+	var raw []byte
+	var message Message
+	switch m := v.(type) {
+	case *Inbound:
+		m.Free()
+		m.buffer = data.MaterializeToBuffer(mem.DefaultBufferPool())
+		raw, message = m.buffer.ReadOnlyData(), m.Message
+	case Message:
+		raw, message = data.Materialize(), m
+	default:
+		return c.standard.Unmarshal(data, v)
+	}
+	if check != nil {
+		if err := check(raw); err != nil {
+			return err
+		}
+	}
+	return message.UnmarshalVTUnsafe(raw)
 }

@@ -28,6 +28,58 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type PipelineOperation_Kind int32
+
+const (
+	PipelineOperation_KIND_UNSPECIFIED PipelineOperation_Kind = 0
+	PipelineOperation_KIND_WRITE       PipelineOperation_Kind = 1
+	PipelineOperation_KIND_DELETE      PipelineOperation_Kind = 2
+	PipelineOperation_KIND_READ        PipelineOperation_Kind = 3
+)
+
+// Enum value maps for PipelineOperation_Kind.
+var (
+	PipelineOperation_Kind_name = map[int32]string{
+		0: "KIND_UNSPECIFIED",
+		1: "KIND_WRITE",
+		2: "KIND_DELETE",
+		3: "KIND_READ",
+	}
+	PipelineOperation_Kind_value = map[string]int32{
+		"KIND_UNSPECIFIED": 0,
+		"KIND_WRITE":       1,
+		"KIND_DELETE":      2,
+		"KIND_READ":        3,
+	}
+)
+
+func (x PipelineOperation_Kind) Enum() *PipelineOperation_Kind {
+	p := new(PipelineOperation_Kind)
+	*p = x
+	return p
+}
+
+func (x PipelineOperation_Kind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (PipelineOperation_Kind) Descriptor() protoreflect.EnumDescriptor {
+	return file_coordinatorpb_coordinator_proto_enumTypes[0].Descriptor()
+}
+
+func (PipelineOperation_Kind) Type() protoreflect.EnumType {
+	return &file_coordinatorpb_coordinator_proto_enumTypes[0]
+}
+
+func (x PipelineOperation_Kind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use PipelineOperation_Kind.Descriptor instead.
+func (PipelineOperation_Kind) EnumDescriptor() ([]byte, []int) {
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{10, 0}
+}
+
 type VectorClockEntry struct {
 	state             protoimpl.MessageState `protogen:"open.v1"`
 	CoordinatorNodeId string                 `protobuf:"bytes,1,opt,name=coordinator_node_id,json=coordinatorNodeId,proto3" json:"coordinator_node_id,omitempty"`
@@ -612,6 +664,784 @@ func (x *DeleteKeyValueResponse) GetErrorMessage() string {
 	return ""
 }
 
+// OperationStatus tells how one of several operations has failed: what its own
+// RPC would have said with a gRPC status and google.rpc.ErrorInfo.
+type OperationStatus struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Code          int32                  `protobuf:"varint,1,opt,name=code,proto3" json:"code,omitempty"`    // google.rpc.Code
+	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"` // as in ErrorInfo
+	Message       string                 `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
+	Outcome       string                 `protobuf:"bytes,4,opt,name=outcome,proto3" json:"outcome,omitempty"`                                  // of a write or delete, or of what was turned away for load: not_applied or in_doubt
+	RetryDelayMs  int64                  `protobuf:"varint,5,opt,name=retry_delay_ms,json=retryDelayMs,proto3" json:"retry_delay_ms,omitempty"` // wait so long before trying again; 0: nothing is asked for
+	RequestId     string                 `protobuf:"bytes,6,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`             // of an internal error: under which the coordinator's log has the details
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OperationStatus) Reset() {
+	*x = OperationStatus{}
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OperationStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OperationStatus) ProtoMessage() {}
+
+func (x *OperationStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OperationStatus.ProtoReflect.Descriptor instead.
+func (*OperationStatus) Descriptor() ([]byte, []int) {
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *OperationStatus) GetCode() int32 {
+	if x != nil {
+		return x.Code
+	}
+	return 0
+}
+
+func (x *OperationStatus) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *OperationStatus) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *OperationStatus) GetOutcome() string {
+	if x != nil {
+		return x.Outcome
+	}
+	return ""
+}
+
+func (x *OperationStatus) GetRetryDelayMs() int64 {
+	if x != nil {
+		return x.RetryDelayMs
+	}
+	return 0
+}
+
+func (x *OperationStatus) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+// PipelineRequest holds operations that happen to be sent together.
+type PipelineRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Operations    []*PipelineOperation   `protobuf:"bytes,1,rep,name=operations,proto3" json:"operations,omitempty"` // at most 4096
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PipelineRequest) Reset() {
+	*x = PipelineRequest{}
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PipelineRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PipelineRequest) ProtoMessage() {}
+
+func (x *PipelineRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PipelineRequest.ProtoReflect.Descriptor instead.
+func (*PipelineRequest) Descriptor() ([]byte, []int) {
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *PipelineRequest) GetOperations() []*PipelineOperation {
+	if x != nil {
+		return x.Operations
+	}
+	return nil
+}
+
+// PipelineOperation is a request to write, delete or read a key. Its fields are
+// as in the request of the RPC of its own.
+type PipelineOperation struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Id             uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"` // chosen by the client, given back with the answer
+	Kind           PipelineOperation_Kind `protobuf:"varint,2,opt,name=kind,proto3,enum=pairdb.coordinator.v1.PipelineOperation_Kind" json:"kind,omitempty"`
+	TenantId       string                 `protobuf:"bytes,3,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
+	Key            string                 `protobuf:"bytes,4,opt,name=key,proto3" json:"key,omitempty"`
+	Value          []byte                 `protobuf:"bytes,5,opt,name=value,proto3" json:"value,omitempty"` // of a write
+	Consistency    string                 `protobuf:"bytes,6,opt,name=consistency,proto3" json:"consistency,omitempty"`
+	IdempotencyKey string                 `protobuf:"bytes,7,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"` // of a write or delete
+	TimeoutMs      uint32                 `protobuf:"varint,8,opt,name=timeout_ms,json=timeoutMs,proto3" json:"timeout_ms,omitempty"`               // answered by then, counted from when it was received; 0: the coordinator's own limit
+	MaxValueBytes  uint32                 `protobuf:"varint,9,opt,name=max_value_bytes,json=maxValueBytes,proto3" json:"max_value_bytes,omitempty"` // of a read: a greater value is left out of the answer; 0: no limit
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *PipelineOperation) Reset() {
+	*x = PipelineOperation{}
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PipelineOperation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PipelineOperation) ProtoMessage() {}
+
+func (x *PipelineOperation) ProtoReflect() protoreflect.Message {
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PipelineOperation.ProtoReflect.Descriptor instead.
+func (*PipelineOperation) Descriptor() ([]byte, []int) {
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *PipelineOperation) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *PipelineOperation) GetKind() PipelineOperation_Kind {
+	if x != nil {
+		return x.Kind
+	}
+	return PipelineOperation_KIND_UNSPECIFIED
+}
+
+func (x *PipelineOperation) GetTenantId() string {
+	if x != nil {
+		return x.TenantId
+	}
+	return ""
+}
+
+func (x *PipelineOperation) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *PipelineOperation) GetValue() []byte {
+	if x != nil {
+		return x.Value
+	}
+	return nil
+}
+
+func (x *PipelineOperation) GetConsistency() string {
+	if x != nil {
+		return x.Consistency
+	}
+	return ""
+}
+
+func (x *PipelineOperation) GetIdempotencyKey() string {
+	if x != nil {
+		return x.IdempotencyKey
+	}
+	return ""
+}
+
+func (x *PipelineOperation) GetTimeoutMs() uint32 {
+	if x != nil {
+		return x.TimeoutMs
+	}
+	return 0
+}
+
+func (x *PipelineOperation) GetMaxValueBytes() uint32 {
+	if x != nil {
+		return x.MaxValueBytes
+	}
+	return 0
+}
+
+// PipelineResponse holds answers that happen to be sent together.
+type PipelineResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Answers       []*PipelineAnswer      `protobuf:"bytes,1,rep,name=answers,proto3" json:"answers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PipelineResponse) Reset() {
+	*x = PipelineResponse{}
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PipelineResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PipelineResponse) ProtoMessage() {}
+
+func (x *PipelineResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PipelineResponse.ProtoReflect.Descriptor instead.
+func (*PipelineResponse) Descriptor() ([]byte, []int) {
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *PipelineResponse) GetAnswers() []*PipelineAnswer {
+	if x != nil {
+		return x.Answers
+	}
+	return nil
+}
+
+// PipelineAnswer is the answer to one operation. It repeats nothing of the
+// request but the id. Fields are as in the response of the RPC of its own.
+type PipelineAnswer struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	Status        *OperationStatus       `protobuf:"bytes,2,opt,name=status,proto3" json:"status,omitempty"` // why it failed; absent where it succeeded
+	Value         []byte                 `protobuf:"bytes,3,opt,name=value,proto3" json:"value,omitempty"`   // of a read
+	VectorClock   *VectorClock           `protobuf:"bytes,4,opt,name=vector_clock,json=vectorClock,proto3" json:"vector_clock,omitempty"`
+	UpdatedAt     int64                  `protobuf:"varint,5,opt,name=updated_at,json=updatedAt,proto3" json:"updated_at,omitempty"`          // of a read; Unix milliseconds
+	ValueOmitted  bool                   `protobuf:"varint,6,opt,name=value_omitted,json=valueOmitted,proto3" json:"value_omitted,omitempty"` // of a read: the value is greater than max_value_bytes
+	ReplicaCount  int32                  `protobuf:"varint,7,opt,name=replica_count,json=replicaCount,proto3" json:"replica_count,omitempty"` // of a write or delete
+	Consistency   string                 `protobuf:"bytes,8,opt,name=consistency,proto3" json:"consistency,omitempty"`                        // of a write or delete
+	IsDuplicate   bool                   `protobuf:"varint,9,opt,name=is_duplicate,json=isDuplicate,proto3" json:"is_duplicate,omitempty"`    // of a write or delete
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PipelineAnswer) Reset() {
+	*x = PipelineAnswer{}
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PipelineAnswer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PipelineAnswer) ProtoMessage() {}
+
+func (x *PipelineAnswer) ProtoReflect() protoreflect.Message {
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PipelineAnswer.ProtoReflect.Descriptor instead.
+func (*PipelineAnswer) Descriptor() ([]byte, []int) {
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *PipelineAnswer) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *PipelineAnswer) GetStatus() *OperationStatus {
+	if x != nil {
+		return x.Status
+	}
+	return nil
+}
+
+func (x *PipelineAnswer) GetValue() []byte {
+	if x != nil {
+		return x.Value
+	}
+	return nil
+}
+
+func (x *PipelineAnswer) GetVectorClock() *VectorClock {
+	if x != nil {
+		return x.VectorClock
+	}
+	return nil
+}
+
+func (x *PipelineAnswer) GetUpdatedAt() int64 {
+	if x != nil {
+		return x.UpdatedAt
+	}
+	return 0
+}
+
+func (x *PipelineAnswer) GetValueOmitted() bool {
+	if x != nil {
+		return x.ValueOmitted
+	}
+	return false
+}
+
+func (x *PipelineAnswer) GetReplicaCount() int32 {
+	if x != nil {
+		return x.ReplicaCount
+	}
+	return 0
+}
+
+func (x *PipelineAnswer) GetConsistency() string {
+	if x != nil {
+		return x.Consistency
+	}
+	return ""
+}
+
+func (x *PipelineAnswer) GetIsDuplicate() bool {
+	if x != nil {
+		return x.IsDuplicate
+	}
+	return false
+}
+
+type BatchWriteRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	TenantId      string                 `protobuf:"bytes,1,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
+	Consistency   string                 `protobuf:"bytes,2,opt,name=consistency,proto3" json:"consistency,omitempty"`
+	Items         []*BatchWriteItem      `protobuf:"bytes,3,rep,name=items,proto3" json:"items,omitempty"` // 1 to 1000, with values of 10 MiB in all
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BatchWriteRequest) Reset() {
+	*x = BatchWriteRequest{}
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BatchWriteRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BatchWriteRequest) ProtoMessage() {}
+
+func (x *BatchWriteRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BatchWriteRequest.ProtoReflect.Descriptor instead.
+func (*BatchWriteRequest) Descriptor() ([]byte, []int) {
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *BatchWriteRequest) GetTenantId() string {
+	if x != nil {
+		return x.TenantId
+	}
+	return ""
+}
+
+func (x *BatchWriteRequest) GetConsistency() string {
+	if x != nil {
+		return x.Consistency
+	}
+	return ""
+}
+
+func (x *BatchWriteRequest) GetItems() []*BatchWriteItem {
+	if x != nil {
+		return x.Items
+	}
+	return nil
+}
+
+type BatchWriteItem struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Key            string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Value          []byte                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	Delete         bool                   `protobuf:"varint,3,opt,name=delete,proto3" json:"delete,omitempty"` // delete the key instead
+	IdempotencyKey string                 `protobuf:"bytes,4,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *BatchWriteItem) Reset() {
+	*x = BatchWriteItem{}
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BatchWriteItem) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BatchWriteItem) ProtoMessage() {}
+
+func (x *BatchWriteItem) ProtoReflect() protoreflect.Message {
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BatchWriteItem.ProtoReflect.Descriptor instead.
+func (*BatchWriteItem) Descriptor() ([]byte, []int) {
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *BatchWriteItem) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *BatchWriteItem) GetValue() []byte {
+	if x != nil {
+		return x.Value
+	}
+	return nil
+}
+
+func (x *BatchWriteItem) GetDelete() bool {
+	if x != nil {
+		return x.Delete
+	}
+	return false
+}
+
+func (x *BatchWriteItem) GetIdempotencyKey() string {
+	if x != nil {
+		return x.IdempotencyKey
+	}
+	return ""
+}
+
+type BatchWriteResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Results       []*BatchWriteResult    `protobuf:"bytes,1,rep,name=results,proto3" json:"results,omitempty"` // one for each item, in their order
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BatchWriteResponse) Reset() {
+	*x = BatchWriteResponse{}
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BatchWriteResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BatchWriteResponse) ProtoMessage() {}
+
+func (x *BatchWriteResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BatchWriteResponse.ProtoReflect.Descriptor instead.
+func (*BatchWriteResponse) Descriptor() ([]byte, []int) {
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *BatchWriteResponse) GetResults() []*BatchWriteResult {
+	if x != nil {
+		return x.Results
+	}
+	return nil
+}
+
+type BatchWriteResult struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Status        *OperationStatus       `protobuf:"bytes,1,opt,name=status,proto3" json:"status,omitempty"`     // why it failed; absent where it succeeded
+	Response      *WriteKeyValueResponse `protobuf:"bytes,2,opt,name=response,proto3" json:"response,omitempty"` // absent where it failed; a deletion has one too
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BatchWriteResult) Reset() {
+	*x = BatchWriteResult{}
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BatchWriteResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BatchWriteResult) ProtoMessage() {}
+
+func (x *BatchWriteResult) ProtoReflect() protoreflect.Message {
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BatchWriteResult.ProtoReflect.Descriptor instead.
+func (*BatchWriteResult) Descriptor() ([]byte, []int) {
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *BatchWriteResult) GetStatus() *OperationStatus {
+	if x != nil {
+		return x.Status
+	}
+	return nil
+}
+
+func (x *BatchWriteResult) GetResponse() *WriteKeyValueResponse {
+	if x != nil {
+		return x.Response
+	}
+	return nil
+}
+
+type BatchReadRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	TenantId      string                 `protobuf:"bytes,1,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
+	Consistency   string                 `protobuf:"bytes,2,opt,name=consistency,proto3" json:"consistency,omitempty"`
+	Keys          []string               `protobuf:"bytes,3,rep,name=keys,proto3" json:"keys,omitempty"` // 1 to 1000
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BatchReadRequest) Reset() {
+	*x = BatchReadRequest{}
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BatchReadRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BatchReadRequest) ProtoMessage() {}
+
+func (x *BatchReadRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BatchReadRequest.ProtoReflect.Descriptor instead.
+func (*BatchReadRequest) Descriptor() ([]byte, []int) {
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *BatchReadRequest) GetTenantId() string {
+	if x != nil {
+		return x.TenantId
+	}
+	return ""
+}
+
+func (x *BatchReadRequest) GetConsistency() string {
+	if x != nil {
+		return x.Consistency
+	}
+	return ""
+}
+
+func (x *BatchReadRequest) GetKeys() []string {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+type BatchReadResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// One for each key, in their order. Once 10 MiB of values are found, the keys
+	// that are left fail with OVERLOADED, to be asked for again.
+	Results       []*BatchReadResult `protobuf:"bytes,1,rep,name=results,proto3" json:"results,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BatchReadResponse) Reset() {
+	*x = BatchReadResponse{}
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BatchReadResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BatchReadResponse) ProtoMessage() {}
+
+func (x *BatchReadResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BatchReadResponse.ProtoReflect.Descriptor instead.
+func (*BatchReadResponse) Descriptor() ([]byte, []int) {
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *BatchReadResponse) GetResults() []*BatchReadResult {
+	if x != nil {
+		return x.Results
+	}
+	return nil
+}
+
+type BatchReadResult struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Status        *OperationStatus       `protobuf:"bytes,1,opt,name=status,proto3" json:"status,omitempty"`     // why it failed; absent where it succeeded
+	Response      *ReadKeyValueResponse  `protobuf:"bytes,2,opt,name=response,proto3" json:"response,omitempty"` // absent where it failed
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BatchReadResult) Reset() {
+	*x = BatchReadResult{}
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BatchReadResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BatchReadResult) ProtoMessage() {}
+
+func (x *BatchReadResult) ProtoReflect() protoreflect.Message {
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BatchReadResult.ProtoReflect.Descriptor instead.
+func (*BatchReadResult) Descriptor() ([]byte, []int) {
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *BatchReadResult) GetStatus() *OperationStatus {
+	if x != nil {
+		return x.Status
+	}
+	return nil
+}
+
+func (x *BatchReadResult) GetResponse() *ReadKeyValueResponse {
+	if x != nil {
+		return x.Response
+	}
+	return nil
+}
+
 type ListKeysRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	TenantId      string                 `protobuf:"bytes,1,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
@@ -624,7 +1454,7 @@ type ListKeysRequest struct {
 
 func (x *ListKeysRequest) Reset() {
 	*x = ListKeysRequest{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[8]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -636,7 +1466,7 @@ func (x *ListKeysRequest) String() string {
 func (*ListKeysRequest) ProtoMessage() {}
 
 func (x *ListKeysRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[8]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -649,7 +1479,7 @@ func (x *ListKeysRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListKeysRequest.ProtoReflect.Descriptor instead.
 func (*ListKeysRequest) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{8}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ListKeysRequest) GetTenantId() string {
@@ -690,7 +1520,7 @@ type ListKeysResponse struct {
 
 func (x *ListKeysResponse) Reset() {
 	*x = ListKeysResponse{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[9]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -702,7 +1532,7 @@ func (x *ListKeysResponse) String() string {
 func (*ListKeysResponse) ProtoMessage() {}
 
 func (x *ListKeysResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[9]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -715,7 +1545,7 @@ func (x *ListKeysResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListKeysResponse.ProtoReflect.Descriptor instead.
 func (*ListKeysResponse) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{9}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ListKeysResponse) GetKeys() []string {
@@ -742,7 +1572,7 @@ type CreateTenantRequest struct {
 
 func (x *CreateTenantRequest) Reset() {
 	*x = CreateTenantRequest{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[10]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -754,7 +1584,7 @@ func (x *CreateTenantRequest) String() string {
 func (*CreateTenantRequest) ProtoMessage() {}
 
 func (x *CreateTenantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[10]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -767,7 +1597,7 @@ func (x *CreateTenantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTenantRequest.ProtoReflect.Descriptor instead.
 func (*CreateTenantRequest) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{10}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *CreateTenantRequest) GetTenantId() string {
@@ -797,7 +1627,7 @@ type CreateTenantResponse struct {
 
 func (x *CreateTenantResponse) Reset() {
 	*x = CreateTenantResponse{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[11]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -809,7 +1639,7 @@ func (x *CreateTenantResponse) String() string {
 func (*CreateTenantResponse) ProtoMessage() {}
 
 func (x *CreateTenantResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[11]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -822,7 +1652,7 @@ func (x *CreateTenantResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTenantResponse.ProtoReflect.Descriptor instead.
 func (*CreateTenantResponse) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{11}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *CreateTenantResponse) GetSuccess() bool {
@@ -870,7 +1700,7 @@ type UpdateReplicationFactorRequest struct {
 
 func (x *UpdateReplicationFactorRequest) Reset() {
 	*x = UpdateReplicationFactorRequest{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[12]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -882,7 +1712,7 @@ func (x *UpdateReplicationFactorRequest) String() string {
 func (*UpdateReplicationFactorRequest) ProtoMessage() {}
 
 func (x *UpdateReplicationFactorRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[12]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -895,7 +1725,7 @@ func (x *UpdateReplicationFactorRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateReplicationFactorRequest.ProtoReflect.Descriptor instead.
 func (*UpdateReplicationFactorRequest) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{12}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *UpdateReplicationFactorRequest) GetTenantId() string {
@@ -927,7 +1757,7 @@ type UpdateReplicationFactorResponse struct {
 
 func (x *UpdateReplicationFactorResponse) Reset() {
 	*x = UpdateReplicationFactorResponse{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[13]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -939,7 +1769,7 @@ func (x *UpdateReplicationFactorResponse) String() string {
 func (*UpdateReplicationFactorResponse) ProtoMessage() {}
 
 func (x *UpdateReplicationFactorResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[13]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -952,7 +1782,7 @@ func (x *UpdateReplicationFactorResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateReplicationFactorResponse.ProtoReflect.Descriptor instead.
 func (*UpdateReplicationFactorResponse) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{13}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *UpdateReplicationFactorResponse) GetSuccess() bool {
@@ -1013,7 +1843,7 @@ type GetTenantRequest struct {
 
 func (x *GetTenantRequest) Reset() {
 	*x = GetTenantRequest{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[14]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1025,7 +1855,7 @@ func (x *GetTenantRequest) String() string {
 func (*GetTenantRequest) ProtoMessage() {}
 
 func (x *GetTenantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[14]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1038,7 +1868,7 @@ func (x *GetTenantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTenantRequest.ProtoReflect.Descriptor instead.
 func (*GetTenantRequest) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{14}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *GetTenantRequest) GetTenantId() string {
@@ -1062,7 +1892,7 @@ type GetTenantResponse struct {
 
 func (x *GetTenantResponse) Reset() {
 	*x = GetTenantResponse{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[15]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1074,7 +1904,7 @@ func (x *GetTenantResponse) String() string {
 func (*GetTenantResponse) ProtoMessage() {}
 
 func (x *GetTenantResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[15]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1087,7 +1917,7 @@ func (x *GetTenantResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTenantResponse.ProtoReflect.Descriptor instead.
 func (*GetTenantResponse) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{15}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *GetTenantResponse) GetSuccess() bool {
@@ -1142,7 +1972,7 @@ type ListTenantsRequest struct {
 
 func (x *ListTenantsRequest) Reset() {
 	*x = ListTenantsRequest{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[16]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1154,7 +1984,7 @@ func (x *ListTenantsRequest) String() string {
 func (*ListTenantsRequest) ProtoMessage() {}
 
 func (x *ListTenantsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[16]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1167,7 +1997,7 @@ func (x *ListTenantsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTenantsRequest.ProtoReflect.Descriptor instead.
 func (*ListTenantsRequest) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{16}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ListTenantsRequest) GetPageSize() int32 {
@@ -1194,7 +2024,7 @@ type ListTenantsResponse struct {
 
 func (x *ListTenantsResponse) Reset() {
 	*x = ListTenantsResponse{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[17]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1206,7 +2036,7 @@ func (x *ListTenantsResponse) String() string {
 func (*ListTenantsResponse) ProtoMessage() {}
 
 func (x *ListTenantsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[17]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1219,7 +2049,7 @@ func (x *ListTenantsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTenantsResponse.ProtoReflect.Descriptor instead.
 func (*ListTenantsResponse) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{17}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ListTenantsResponse) GetTenants() []*GetTenantResponse {
@@ -1245,7 +2075,7 @@ type DeleteTenantRequest struct {
 
 func (x *DeleteTenantRequest) Reset() {
 	*x = DeleteTenantRequest{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[18]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1257,7 +2087,7 @@ func (x *DeleteTenantRequest) String() string {
 func (*DeleteTenantRequest) ProtoMessage() {}
 
 func (x *DeleteTenantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[18]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1270,7 +2100,7 @@ func (x *DeleteTenantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteTenantRequest.ProtoReflect.Descriptor instead.
 func (*DeleteTenantRequest) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{18}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *DeleteTenantRequest) GetTenantId() string {
@@ -1290,7 +2120,7 @@ type DeleteTenantResponse struct {
 
 func (x *DeleteTenantResponse) Reset() {
 	*x = DeleteTenantResponse{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[19]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1302,7 +2132,7 @@ func (x *DeleteTenantResponse) String() string {
 func (*DeleteTenantResponse) ProtoMessage() {}
 
 func (x *DeleteTenantResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[19]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1315,7 +2145,7 @@ func (x *DeleteTenantResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteTenantResponse.ProtoReflect.Descriptor instead.
 func (*DeleteTenantResponse) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{19}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *DeleteTenantResponse) GetSuccess() bool {
@@ -1344,7 +2174,7 @@ type AddStorageNodeRequest struct {
 
 func (x *AddStorageNodeRequest) Reset() {
 	*x = AddStorageNodeRequest{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[20]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1356,7 +2186,7 @@ func (x *AddStorageNodeRequest) String() string {
 func (*AddStorageNodeRequest) ProtoMessage() {}
 
 func (x *AddStorageNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[20]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1369,7 +2199,7 @@ func (x *AddStorageNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddStorageNodeRequest.ProtoReflect.Descriptor instead.
 func (*AddStorageNodeRequest) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{20}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *AddStorageNodeRequest) GetNodeId() string {
@@ -1414,7 +2244,7 @@ type AddStorageNodeResponse struct {
 
 func (x *AddStorageNodeResponse) Reset() {
 	*x = AddStorageNodeResponse{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[21]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1426,7 +2256,7 @@ func (x *AddStorageNodeResponse) String() string {
 func (*AddStorageNodeResponse) ProtoMessage() {}
 
 func (x *AddStorageNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[21]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1439,7 +2269,7 @@ func (x *AddStorageNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddStorageNodeResponse.ProtoReflect.Descriptor instead.
 func (*AddStorageNodeResponse) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{21}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *AddStorageNodeResponse) GetSuccess() bool {
@@ -1494,7 +2324,7 @@ type RemoveStorageNodeRequest struct {
 
 func (x *RemoveStorageNodeRequest) Reset() {
 	*x = RemoveStorageNodeRequest{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[22]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1506,7 +2336,7 @@ func (x *RemoveStorageNodeRequest) String() string {
 func (*RemoveStorageNodeRequest) ProtoMessage() {}
 
 func (x *RemoveStorageNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[22]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1519,7 +2349,7 @@ func (x *RemoveStorageNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveStorageNodeRequest.ProtoReflect.Descriptor instead.
 func (*RemoveStorageNodeRequest) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{22}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *RemoveStorageNodeRequest) GetNodeId() string {
@@ -1550,7 +2380,7 @@ type RemoveStorageNodeResponse struct {
 
 func (x *RemoveStorageNodeResponse) Reset() {
 	*x = RemoveStorageNodeResponse{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[23]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1562,7 +2392,7 @@ func (x *RemoveStorageNodeResponse) String() string {
 func (*RemoveStorageNodeResponse) ProtoMessage() {}
 
 func (x *RemoveStorageNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[23]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1575,7 +2405,7 @@ func (x *RemoveStorageNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveStorageNodeResponse.ProtoReflect.Descriptor instead.
 func (*RemoveStorageNodeResponse) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{23}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *RemoveStorageNodeResponse) GetSuccess() bool {
@@ -1629,7 +2459,7 @@ type GetMigrationStatusRequest struct {
 
 func (x *GetMigrationStatusRequest) Reset() {
 	*x = GetMigrationStatusRequest{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[24]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1641,7 +2471,7 @@ func (x *GetMigrationStatusRequest) String() string {
 func (*GetMigrationStatusRequest) ProtoMessage() {}
 
 func (x *GetMigrationStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[24]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1654,7 +2484,7 @@ func (x *GetMigrationStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetMigrationStatusRequest.ProtoReflect.Descriptor instead.
 func (*GetMigrationStatusRequest) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{24}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *GetMigrationStatusRequest) GetMigrationId() string {
@@ -1681,7 +2511,7 @@ type GetMigrationStatusResponse struct {
 
 func (x *GetMigrationStatusResponse) Reset() {
 	*x = GetMigrationStatusResponse{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[25]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1693,7 +2523,7 @@ func (x *GetMigrationStatusResponse) String() string {
 func (*GetMigrationStatusResponse) ProtoMessage() {}
 
 func (x *GetMigrationStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[25]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1706,7 +2536,7 @@ func (x *GetMigrationStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetMigrationStatusResponse.ProtoReflect.Descriptor instead.
 func (*GetMigrationStatusResponse) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{25}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *GetMigrationStatusResponse) GetSuccess() bool {
@@ -1783,7 +2613,7 @@ type MigrationProgress struct {
 
 func (x *MigrationProgress) Reset() {
 	*x = MigrationProgress{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[26]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1795,7 +2625,7 @@ func (x *MigrationProgress) String() string {
 func (*MigrationProgress) ProtoMessage() {}
 
 func (x *MigrationProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[26]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1808,7 +2638,7 @@ func (x *MigrationProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MigrationProgress.ProtoReflect.Descriptor instead.
 func (*MigrationProgress) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{26}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *MigrationProgress) GetKeysMigrated() int64 {
@@ -1840,7 +2670,7 @@ type ListMigrationsRequest struct {
 
 func (x *ListMigrationsRequest) Reset() {
 	*x = ListMigrationsRequest{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[27]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1852,7 +2682,7 @@ func (x *ListMigrationsRequest) String() string {
 func (*ListMigrationsRequest) ProtoMessage() {}
 
 func (x *ListMigrationsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[27]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1865,7 +2695,7 @@ func (x *ListMigrationsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMigrationsRequest.ProtoReflect.Descriptor instead.
 func (*ListMigrationsRequest) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{27}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{39}
 }
 
 type ListMigrationsResponse struct {
@@ -1877,7 +2707,7 @@ type ListMigrationsResponse struct {
 
 func (x *ListMigrationsResponse) Reset() {
 	*x = ListMigrationsResponse{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[28]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1889,7 +2719,7 @@ func (x *ListMigrationsResponse) String() string {
 func (*ListMigrationsResponse) ProtoMessage() {}
 
 func (x *ListMigrationsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[28]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1902,7 +2732,7 @@ func (x *ListMigrationsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMigrationsResponse.ProtoReflect.Descriptor instead.
 func (*ListMigrationsResponse) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{28}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ListMigrationsResponse) GetMigrations() []*GetMigrationStatusResponse {
@@ -1921,7 +2751,7 @@ type CancelMigrationRequest struct {
 
 func (x *CancelMigrationRequest) Reset() {
 	*x = CancelMigrationRequest{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[29]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1933,7 +2763,7 @@ func (x *CancelMigrationRequest) String() string {
 func (*CancelMigrationRequest) ProtoMessage() {}
 
 func (x *CancelMigrationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[29]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1946,7 +2776,7 @@ func (x *CancelMigrationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelMigrationRequest.ProtoReflect.Descriptor instead.
 func (*CancelMigrationRequest) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{29}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *CancelMigrationRequest) GetMigrationId() string {
@@ -1966,7 +2796,7 @@ type CancelMigrationResponse struct {
 
 func (x *CancelMigrationResponse) Reset() {
 	*x = CancelMigrationResponse{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[30]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1978,7 +2808,7 @@ func (x *CancelMigrationResponse) String() string {
 func (*CancelMigrationResponse) ProtoMessage() {}
 
 func (x *CancelMigrationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[30]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1991,7 +2821,7 @@ func (x *CancelMigrationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelMigrationResponse.ProtoReflect.Descriptor instead.
 func (*CancelMigrationResponse) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{30}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *CancelMigrationResponse) GetSuccess() bool {
@@ -2016,7 +2846,7 @@ type ListStorageNodesRequest struct {
 
 func (x *ListStorageNodesRequest) Reset() {
 	*x = ListStorageNodesRequest{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[31]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2028,7 +2858,7 @@ func (x *ListStorageNodesRequest) String() string {
 func (*ListStorageNodesRequest) ProtoMessage() {}
 
 func (x *ListStorageNodesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[31]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2041,7 +2871,7 @@ func (x *ListStorageNodesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListStorageNodesRequest.ProtoReflect.Descriptor instead.
 func (*ListStorageNodesRequest) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{31}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{43}
 }
 
 type ListStorageNodesResponse struct {
@@ -2055,7 +2885,7 @@ type ListStorageNodesResponse struct {
 
 func (x *ListStorageNodesResponse) Reset() {
 	*x = ListStorageNodesResponse{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[32]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2067,7 +2897,7 @@ func (x *ListStorageNodesResponse) String() string {
 func (*ListStorageNodesResponse) ProtoMessage() {}
 
 func (x *ListStorageNodesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[32]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2080,7 +2910,7 @@ func (x *ListStorageNodesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListStorageNodesResponse.ProtoReflect.Descriptor instead.
 func (*ListStorageNodesResponse) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{32}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ListStorageNodesResponse) GetSuccess() bool {
@@ -2119,7 +2949,7 @@ type StorageNodeInfo struct {
 
 func (x *StorageNodeInfo) Reset() {
 	*x = StorageNodeInfo{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[33]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2131,7 +2961,7 @@ func (x *StorageNodeInfo) String() string {
 func (*StorageNodeInfo) ProtoMessage() {}
 
 func (x *StorageNodeInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[33]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2144,7 +2974,7 @@ func (x *StorageNodeInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StorageNodeInfo.ProtoReflect.Descriptor instead.
 func (*StorageNodeInfo) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{33}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *StorageNodeInfo) GetNodeId() string {
@@ -2204,7 +3034,7 @@ type GetStatusRequest struct {
 
 func (x *GetStatusRequest) Reset() {
 	*x = GetStatusRequest{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[34]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2216,7 +3046,7 @@ func (x *GetStatusRequest) String() string {
 func (*GetStatusRequest) ProtoMessage() {}
 
 func (x *GetStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[34]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2229,7 +3059,7 @@ func (x *GetStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatusRequest.ProtoReflect.Descriptor instead.
 func (*GetStatusRequest) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{34}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{46}
 }
 
 type GetStatusResponse struct {
@@ -2247,7 +3077,7 @@ type GetStatusResponse struct {
 
 func (x *GetStatusResponse) Reset() {
 	*x = GetStatusResponse{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[35]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2259,7 +3089,7 @@ func (x *GetStatusResponse) String() string {
 func (*GetStatusResponse) ProtoMessage() {}
 
 func (x *GetStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[35]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2272,7 +3102,7 @@ func (x *GetStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatusResponse.ProtoReflect.Descriptor instead.
 func (*GetStatusResponse) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{35}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *GetStatusResponse) GetNodeId() string {
@@ -2341,7 +3171,7 @@ type NodeStatus struct {
 
 func (x *NodeStatus) Reset() {
 	*x = NodeStatus{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[36]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2353,7 +3183,7 @@ func (x *NodeStatus) String() string {
 func (*NodeStatus) ProtoMessage() {}
 
 func (x *NodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[36]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2366,7 +3196,7 @@ func (x *NodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatus.ProtoReflect.Descriptor instead.
 func (*NodeStatus) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{36}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *NodeStatus) GetNode() *StorageNodeInfo {
@@ -2475,7 +3305,72 @@ const file_coordinatorpb_coordinator_proto_rawDesc = "" +
 	"\rreplica_count\x18\x05 \x01(\x05R\freplicaCount\x12 \n" +
 	"\vconsistency\x18\x06 \x01(\tR\vconsistency\x12!\n" +
 	"\fis_duplicate\x18\a \x01(\bR\visDuplicate\x12#\n" +
-	"\rerror_message\x18\b \x01(\tR\ferrorMessage\"\x82\x01\n" +
+	"\rerror_message\x18\b \x01(\tR\ferrorMessage\"\xb6\x01\n" +
+	"\x0fOperationStatus\x12\x12\n" +
+	"\x04code\x18\x01 \x01(\x05R\x04code\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x18\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage\x12\x18\n" +
+	"\aoutcome\x18\x04 \x01(\tR\aoutcome\x12$\n" +
+	"\x0eretry_delay_ms\x18\x05 \x01(\x03R\fretryDelayMs\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x06 \x01(\tR\trequestId\"[\n" +
+	"\x0fPipelineRequest\x12H\n" +
+	"\n" +
+	"operations\x18\x01 \x03(\v2(.pairdb.coordinator.v1.PipelineOperationR\n" +
+	"operations\"\x8b\x03\n" +
+	"\x11PipelineOperation\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12A\n" +
+	"\x04kind\x18\x02 \x01(\x0e2-.pairdb.coordinator.v1.PipelineOperation.KindR\x04kind\x12\x1b\n" +
+	"\ttenant_id\x18\x03 \x01(\tR\btenantId\x12\x10\n" +
+	"\x03key\x18\x04 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x05 \x01(\fR\x05value\x12 \n" +
+	"\vconsistency\x18\x06 \x01(\tR\vconsistency\x12'\n" +
+	"\x0fidempotency_key\x18\a \x01(\tR\x0eidempotencyKey\x12\x1d\n" +
+	"\n" +
+	"timeout_ms\x18\b \x01(\rR\ttimeoutMs\x12&\n" +
+	"\x0fmax_value_bytes\x18\t \x01(\rR\rmaxValueBytes\"L\n" +
+	"\x04Kind\x12\x14\n" +
+	"\x10KIND_UNSPECIFIED\x10\x00\x12\x0e\n" +
+	"\n" +
+	"KIND_WRITE\x10\x01\x12\x0f\n" +
+	"\vKIND_DELETE\x10\x02\x12\r\n" +
+	"\tKIND_READ\x10\x03\"S\n" +
+	"\x10PipelineResponse\x12?\n" +
+	"\aanswers\x18\x01 \x03(\v2%.pairdb.coordinator.v1.PipelineAnswerR\aanswers\"\xeb\x02\n" +
+	"\x0ePipelineAnswer\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12>\n" +
+	"\x06status\x18\x02 \x01(\v2&.pairdb.coordinator.v1.OperationStatusR\x06status\x12\x14\n" +
+	"\x05value\x18\x03 \x01(\fR\x05value\x12E\n" +
+	"\fvector_clock\x18\x04 \x01(\v2\".pairdb.coordinator.v1.VectorClockR\vvectorClock\x12\x1d\n" +
+	"\n" +
+	"updated_at\x18\x05 \x01(\x03R\tupdatedAt\x12#\n" +
+	"\rvalue_omitted\x18\x06 \x01(\bR\fvalueOmitted\x12#\n" +
+	"\rreplica_count\x18\a \x01(\x05R\freplicaCount\x12 \n" +
+	"\vconsistency\x18\b \x01(\tR\vconsistency\x12!\n" +
+	"\fis_duplicate\x18\t \x01(\bR\visDuplicate\"\x8f\x01\n" +
+	"\x11BatchWriteRequest\x12\x1b\n" +
+	"\ttenant_id\x18\x01 \x01(\tR\btenantId\x12 \n" +
+	"\vconsistency\x18\x02 \x01(\tR\vconsistency\x12;\n" +
+	"\x05items\x18\x03 \x03(\v2%.pairdb.coordinator.v1.BatchWriteItemR\x05items\"y\n" +
+	"\x0eBatchWriteItem\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\fR\x05value\x12\x16\n" +
+	"\x06delete\x18\x03 \x01(\bR\x06delete\x12'\n" +
+	"\x0fidempotency_key\x18\x04 \x01(\tR\x0eidempotencyKey\"W\n" +
+	"\x12BatchWriteResponse\x12A\n" +
+	"\aresults\x18\x01 \x03(\v2'.pairdb.coordinator.v1.BatchWriteResultR\aresults\"\x9c\x01\n" +
+	"\x10BatchWriteResult\x12>\n" +
+	"\x06status\x18\x01 \x01(\v2&.pairdb.coordinator.v1.OperationStatusR\x06status\x12H\n" +
+	"\bresponse\x18\x02 \x01(\v2,.pairdb.coordinator.v1.WriteKeyValueResponseR\bresponse\"e\n" +
+	"\x10BatchReadRequest\x12\x1b\n" +
+	"\ttenant_id\x18\x01 \x01(\tR\btenantId\x12 \n" +
+	"\vconsistency\x18\x02 \x01(\tR\vconsistency\x12\x12\n" +
+	"\x04keys\x18\x03 \x03(\tR\x04keys\"U\n" +
+	"\x11BatchReadResponse\x12@\n" +
+	"\aresults\x18\x01 \x03(\v2&.pairdb.coordinator.v1.BatchReadResultR\aresults\"\x9a\x01\n" +
+	"\x0fBatchReadResult\x12>\n" +
+	"\x06status\x18\x01 \x01(\v2&.pairdb.coordinator.v1.OperationStatusR\x06status\x12G\n" +
+	"\bresponse\x18\x02 \x01(\v2+.pairdb.coordinator.v1.ReadKeyValueResponseR\bresponse\"\x82\x01\n" +
 	"\x0fListKeysRequest\x12\x1b\n" +
 	"\ttenant_id\x18\x01 \x01(\tR\btenantId\x12\x16\n" +
 	"\x06prefix\x18\x02 \x01(\tR\x06prefix\x12\x1b\n" +
@@ -2618,11 +3513,15 @@ const file_coordinatorpb_coordinator_proto_rawDesc = "" +
 	"hint_bytes\x18\x06 \x01(\x03R\thintBytes\x12$\n" +
 	"\x0eoldest_hint_at\x18\a \x01(\x03R\foldestHintAt\x12\x1f\n" +
 	"\vowed_ranges\x18\b \x01(\x05R\n" +
-	"owedRanges2\xf0\r\n" +
+	"owedRanges2\x94\x10\n" +
 	"\x12CoordinatorService\x12j\n" +
 	"\rWriteKeyValue\x12+.pairdb.coordinator.v1.WriteKeyValueRequest\x1a,.pairdb.coordinator.v1.WriteKeyValueResponse\x12g\n" +
 	"\fReadKeyValue\x12*.pairdb.coordinator.v1.ReadKeyValueRequest\x1a+.pairdb.coordinator.v1.ReadKeyValueResponse\x12m\n" +
-	"\x0eDeleteKeyValue\x12,.pairdb.coordinator.v1.DeleteKeyValueRequest\x1a-.pairdb.coordinator.v1.DeleteKeyValueResponse\x12[\n" +
+	"\x0eDeleteKeyValue\x12,.pairdb.coordinator.v1.DeleteKeyValueRequest\x1a-.pairdb.coordinator.v1.DeleteKeyValueResponse\x12_\n" +
+	"\bPipeline\x12&.pairdb.coordinator.v1.PipelineRequest\x1a'.pairdb.coordinator.v1.PipelineResponse(\x010\x01\x12a\n" +
+	"\n" +
+	"BatchWrite\x12(.pairdb.coordinator.v1.BatchWriteRequest\x1a).pairdb.coordinator.v1.BatchWriteResponse\x12^\n" +
+	"\tBatchRead\x12'.pairdb.coordinator.v1.BatchReadRequest\x1a(.pairdb.coordinator.v1.BatchReadResponse\x12[\n" +
 	"\bListKeys\x12&.pairdb.coordinator.v1.ListKeysRequest\x1a'.pairdb.coordinator.v1.ListKeysResponse\x12g\n" +
 	"\fCreateTenant\x12*.pairdb.coordinator.v1.CreateTenantRequest\x1a+.pairdb.coordinator.v1.CreateTenantResponse\x12\x88\x01\n" +
 	"\x17UpdateReplicationFactor\x125.pairdb.coordinator.v1.UpdateReplicationFactorRequest\x1a6.pairdb.coordinator.v1.UpdateReplicationFactorResponse\x12^\n" +
@@ -2649,94 +3548,126 @@ func file_coordinatorpb_coordinator_proto_rawDescGZIP() []byte {
 	return file_coordinatorpb_coordinator_proto_rawDescData
 }
 
-var file_coordinatorpb_coordinator_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
+var file_coordinatorpb_coordinator_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_coordinatorpb_coordinator_proto_msgTypes = make([]protoimpl.MessageInfo, 49)
 var file_coordinatorpb_coordinator_proto_goTypes = []any{
-	(*VectorClockEntry)(nil),                // 0: pairdb.coordinator.v1.VectorClockEntry
-	(*VectorClock)(nil),                     // 1: pairdb.coordinator.v1.VectorClock
-	(*WriteKeyValueRequest)(nil),            // 2: pairdb.coordinator.v1.WriteKeyValueRequest
-	(*WriteKeyValueResponse)(nil),           // 3: pairdb.coordinator.v1.WriteKeyValueResponse
-	(*ReadKeyValueRequest)(nil),             // 4: pairdb.coordinator.v1.ReadKeyValueRequest
-	(*ReadKeyValueResponse)(nil),            // 5: pairdb.coordinator.v1.ReadKeyValueResponse
-	(*DeleteKeyValueRequest)(nil),           // 6: pairdb.coordinator.v1.DeleteKeyValueRequest
-	(*DeleteKeyValueResponse)(nil),          // 7: pairdb.coordinator.v1.DeleteKeyValueResponse
-	(*ListKeysRequest)(nil),                 // 8: pairdb.coordinator.v1.ListKeysRequest
-	(*ListKeysResponse)(nil),                // 9: pairdb.coordinator.v1.ListKeysResponse
-	(*CreateTenantRequest)(nil),             // 10: pairdb.coordinator.v1.CreateTenantRequest
-	(*CreateTenantResponse)(nil),            // 11: pairdb.coordinator.v1.CreateTenantResponse
-	(*UpdateReplicationFactorRequest)(nil),  // 12: pairdb.coordinator.v1.UpdateReplicationFactorRequest
-	(*UpdateReplicationFactorResponse)(nil), // 13: pairdb.coordinator.v1.UpdateReplicationFactorResponse
-	(*GetTenantRequest)(nil),                // 14: pairdb.coordinator.v1.GetTenantRequest
-	(*GetTenantResponse)(nil),               // 15: pairdb.coordinator.v1.GetTenantResponse
-	(*ListTenantsRequest)(nil),              // 16: pairdb.coordinator.v1.ListTenantsRequest
-	(*ListTenantsResponse)(nil),             // 17: pairdb.coordinator.v1.ListTenantsResponse
-	(*DeleteTenantRequest)(nil),             // 18: pairdb.coordinator.v1.DeleteTenantRequest
-	(*DeleteTenantResponse)(nil),            // 19: pairdb.coordinator.v1.DeleteTenantResponse
-	(*AddStorageNodeRequest)(nil),           // 20: pairdb.coordinator.v1.AddStorageNodeRequest
-	(*AddStorageNodeResponse)(nil),          // 21: pairdb.coordinator.v1.AddStorageNodeResponse
-	(*RemoveStorageNodeRequest)(nil),        // 22: pairdb.coordinator.v1.RemoveStorageNodeRequest
-	(*RemoveStorageNodeResponse)(nil),       // 23: pairdb.coordinator.v1.RemoveStorageNodeResponse
-	(*GetMigrationStatusRequest)(nil),       // 24: pairdb.coordinator.v1.GetMigrationStatusRequest
-	(*GetMigrationStatusResponse)(nil),      // 25: pairdb.coordinator.v1.GetMigrationStatusResponse
-	(*MigrationProgress)(nil),               // 26: pairdb.coordinator.v1.MigrationProgress
-	(*ListMigrationsRequest)(nil),           // 27: pairdb.coordinator.v1.ListMigrationsRequest
-	(*ListMigrationsResponse)(nil),          // 28: pairdb.coordinator.v1.ListMigrationsResponse
-	(*CancelMigrationRequest)(nil),          // 29: pairdb.coordinator.v1.CancelMigrationRequest
-	(*CancelMigrationResponse)(nil),         // 30: pairdb.coordinator.v1.CancelMigrationResponse
-	(*ListStorageNodesRequest)(nil),         // 31: pairdb.coordinator.v1.ListStorageNodesRequest
-	(*ListStorageNodesResponse)(nil),        // 32: pairdb.coordinator.v1.ListStorageNodesResponse
-	(*StorageNodeInfo)(nil),                 // 33: pairdb.coordinator.v1.StorageNodeInfo
-	(*GetStatusRequest)(nil),                // 34: pairdb.coordinator.v1.GetStatusRequest
-	(*GetStatusResponse)(nil),               // 35: pairdb.coordinator.v1.GetStatusResponse
-	(*NodeStatus)(nil),                      // 36: pairdb.coordinator.v1.NodeStatus
+	(PipelineOperation_Kind)(0),             // 0: pairdb.coordinator.v1.PipelineOperation.Kind
+	(*VectorClockEntry)(nil),                // 1: pairdb.coordinator.v1.VectorClockEntry
+	(*VectorClock)(nil),                     // 2: pairdb.coordinator.v1.VectorClock
+	(*WriteKeyValueRequest)(nil),            // 3: pairdb.coordinator.v1.WriteKeyValueRequest
+	(*WriteKeyValueResponse)(nil),           // 4: pairdb.coordinator.v1.WriteKeyValueResponse
+	(*ReadKeyValueRequest)(nil),             // 5: pairdb.coordinator.v1.ReadKeyValueRequest
+	(*ReadKeyValueResponse)(nil),            // 6: pairdb.coordinator.v1.ReadKeyValueResponse
+	(*DeleteKeyValueRequest)(nil),           // 7: pairdb.coordinator.v1.DeleteKeyValueRequest
+	(*DeleteKeyValueResponse)(nil),          // 8: pairdb.coordinator.v1.DeleteKeyValueResponse
+	(*OperationStatus)(nil),                 // 9: pairdb.coordinator.v1.OperationStatus
+	(*PipelineRequest)(nil),                 // 10: pairdb.coordinator.v1.PipelineRequest
+	(*PipelineOperation)(nil),               // 11: pairdb.coordinator.v1.PipelineOperation
+	(*PipelineResponse)(nil),                // 12: pairdb.coordinator.v1.PipelineResponse
+	(*PipelineAnswer)(nil),                  // 13: pairdb.coordinator.v1.PipelineAnswer
+	(*BatchWriteRequest)(nil),               // 14: pairdb.coordinator.v1.BatchWriteRequest
+	(*BatchWriteItem)(nil),                  // 15: pairdb.coordinator.v1.BatchWriteItem
+	(*BatchWriteResponse)(nil),              // 16: pairdb.coordinator.v1.BatchWriteResponse
+	(*BatchWriteResult)(nil),                // 17: pairdb.coordinator.v1.BatchWriteResult
+	(*BatchReadRequest)(nil),                // 18: pairdb.coordinator.v1.BatchReadRequest
+	(*BatchReadResponse)(nil),               // 19: pairdb.coordinator.v1.BatchReadResponse
+	(*BatchReadResult)(nil),                 // 20: pairdb.coordinator.v1.BatchReadResult
+	(*ListKeysRequest)(nil),                 // 21: pairdb.coordinator.v1.ListKeysRequest
+	(*ListKeysResponse)(nil),                // 22: pairdb.coordinator.v1.ListKeysResponse
+	(*CreateTenantRequest)(nil),             // 23: pairdb.coordinator.v1.CreateTenantRequest
+	(*CreateTenantResponse)(nil),            // 24: pairdb.coordinator.v1.CreateTenantResponse
+	(*UpdateReplicationFactorRequest)(nil),  // 25: pairdb.coordinator.v1.UpdateReplicationFactorRequest
+	(*UpdateReplicationFactorResponse)(nil), // 26: pairdb.coordinator.v1.UpdateReplicationFactorResponse
+	(*GetTenantRequest)(nil),                // 27: pairdb.coordinator.v1.GetTenantRequest
+	(*GetTenantResponse)(nil),               // 28: pairdb.coordinator.v1.GetTenantResponse
+	(*ListTenantsRequest)(nil),              // 29: pairdb.coordinator.v1.ListTenantsRequest
+	(*ListTenantsResponse)(nil),             // 30: pairdb.coordinator.v1.ListTenantsResponse
+	(*DeleteTenantRequest)(nil),             // 31: pairdb.coordinator.v1.DeleteTenantRequest
+	(*DeleteTenantResponse)(nil),            // 32: pairdb.coordinator.v1.DeleteTenantResponse
+	(*AddStorageNodeRequest)(nil),           // 33: pairdb.coordinator.v1.AddStorageNodeRequest
+	(*AddStorageNodeResponse)(nil),          // 34: pairdb.coordinator.v1.AddStorageNodeResponse
+	(*RemoveStorageNodeRequest)(nil),        // 35: pairdb.coordinator.v1.RemoveStorageNodeRequest
+	(*RemoveStorageNodeResponse)(nil),       // 36: pairdb.coordinator.v1.RemoveStorageNodeResponse
+	(*GetMigrationStatusRequest)(nil),       // 37: pairdb.coordinator.v1.GetMigrationStatusRequest
+	(*GetMigrationStatusResponse)(nil),      // 38: pairdb.coordinator.v1.GetMigrationStatusResponse
+	(*MigrationProgress)(nil),               // 39: pairdb.coordinator.v1.MigrationProgress
+	(*ListMigrationsRequest)(nil),           // 40: pairdb.coordinator.v1.ListMigrationsRequest
+	(*ListMigrationsResponse)(nil),          // 41: pairdb.coordinator.v1.ListMigrationsResponse
+	(*CancelMigrationRequest)(nil),          // 42: pairdb.coordinator.v1.CancelMigrationRequest
+	(*CancelMigrationResponse)(nil),         // 43: pairdb.coordinator.v1.CancelMigrationResponse
+	(*ListStorageNodesRequest)(nil),         // 44: pairdb.coordinator.v1.ListStorageNodesRequest
+	(*ListStorageNodesResponse)(nil),        // 45: pairdb.coordinator.v1.ListStorageNodesResponse
+	(*StorageNodeInfo)(nil),                 // 46: pairdb.coordinator.v1.StorageNodeInfo
+	(*GetStatusRequest)(nil),                // 47: pairdb.coordinator.v1.GetStatusRequest
+	(*GetStatusResponse)(nil),               // 48: pairdb.coordinator.v1.GetStatusResponse
+	(*NodeStatus)(nil),                      // 49: pairdb.coordinator.v1.NodeStatus
 }
 var file_coordinatorpb_coordinator_proto_depIdxs = []int32{
-	0,  // 0: pairdb.coordinator.v1.VectorClock.entries:type_name -> pairdb.coordinator.v1.VectorClockEntry
-	1,  // 1: pairdb.coordinator.v1.WriteKeyValueResponse.vector_clock:type_name -> pairdb.coordinator.v1.VectorClock
-	1,  // 2: pairdb.coordinator.v1.ReadKeyValueResponse.vector_clock:type_name -> pairdb.coordinator.v1.VectorClock
-	1,  // 3: pairdb.coordinator.v1.DeleteKeyValueResponse.vector_clock:type_name -> pairdb.coordinator.v1.VectorClock
-	15, // 4: pairdb.coordinator.v1.ListTenantsResponse.tenants:type_name -> pairdb.coordinator.v1.GetTenantResponse
-	26, // 5: pairdb.coordinator.v1.GetMigrationStatusResponse.progress:type_name -> pairdb.coordinator.v1.MigrationProgress
-	25, // 6: pairdb.coordinator.v1.ListMigrationsResponse.migrations:type_name -> pairdb.coordinator.v1.GetMigrationStatusResponse
-	33, // 7: pairdb.coordinator.v1.ListStorageNodesResponse.nodes:type_name -> pairdb.coordinator.v1.StorageNodeInfo
-	36, // 8: pairdb.coordinator.v1.GetStatusResponse.nodes:type_name -> pairdb.coordinator.v1.NodeStatus
-	33, // 9: pairdb.coordinator.v1.NodeStatus.node:type_name -> pairdb.coordinator.v1.StorageNodeInfo
-	2,  // 10: pairdb.coordinator.v1.CoordinatorService.WriteKeyValue:input_type -> pairdb.coordinator.v1.WriteKeyValueRequest
-	4,  // 11: pairdb.coordinator.v1.CoordinatorService.ReadKeyValue:input_type -> pairdb.coordinator.v1.ReadKeyValueRequest
-	6,  // 12: pairdb.coordinator.v1.CoordinatorService.DeleteKeyValue:input_type -> pairdb.coordinator.v1.DeleteKeyValueRequest
-	8,  // 13: pairdb.coordinator.v1.CoordinatorService.ListKeys:input_type -> pairdb.coordinator.v1.ListKeysRequest
-	10, // 14: pairdb.coordinator.v1.CoordinatorService.CreateTenant:input_type -> pairdb.coordinator.v1.CreateTenantRequest
-	12, // 15: pairdb.coordinator.v1.CoordinatorService.UpdateReplicationFactor:input_type -> pairdb.coordinator.v1.UpdateReplicationFactorRequest
-	14, // 16: pairdb.coordinator.v1.CoordinatorService.GetTenant:input_type -> pairdb.coordinator.v1.GetTenantRequest
-	16, // 17: pairdb.coordinator.v1.CoordinatorService.ListTenants:input_type -> pairdb.coordinator.v1.ListTenantsRequest
-	18, // 18: pairdb.coordinator.v1.CoordinatorService.DeleteTenant:input_type -> pairdb.coordinator.v1.DeleteTenantRequest
-	20, // 19: pairdb.coordinator.v1.CoordinatorService.AddStorageNode:input_type -> pairdb.coordinator.v1.AddStorageNodeRequest
-	22, // 20: pairdb.coordinator.v1.CoordinatorService.RemoveStorageNode:input_type -> pairdb.coordinator.v1.RemoveStorageNodeRequest
-	31, // 21: pairdb.coordinator.v1.CoordinatorService.ListStorageNodes:input_type -> pairdb.coordinator.v1.ListStorageNodesRequest
-	24, // 22: pairdb.coordinator.v1.CoordinatorService.GetMigrationStatus:input_type -> pairdb.coordinator.v1.GetMigrationStatusRequest
-	27, // 23: pairdb.coordinator.v1.CoordinatorService.ListMigrations:input_type -> pairdb.coordinator.v1.ListMigrationsRequest
-	29, // 24: pairdb.coordinator.v1.CoordinatorService.CancelMigration:input_type -> pairdb.coordinator.v1.CancelMigrationRequest
-	34, // 25: pairdb.coordinator.v1.CoordinatorService.GetStatus:input_type -> pairdb.coordinator.v1.GetStatusRequest
-	3,  // 26: pairdb.coordinator.v1.CoordinatorService.WriteKeyValue:output_type -> pairdb.coordinator.v1.WriteKeyValueResponse
-	5,  // 27: pairdb.coordinator.v1.CoordinatorService.ReadKeyValue:output_type -> pairdb.coordinator.v1.ReadKeyValueResponse
-	7,  // 28: pairdb.coordinator.v1.CoordinatorService.DeleteKeyValue:output_type -> pairdb.coordinator.v1.DeleteKeyValueResponse
-	9,  // 29: pairdb.coordinator.v1.CoordinatorService.ListKeys:output_type -> pairdb.coordinator.v1.ListKeysResponse
-	11, // 30: pairdb.coordinator.v1.CoordinatorService.CreateTenant:output_type -> pairdb.coordinator.v1.CreateTenantResponse
-	13, // 31: pairdb.coordinator.v1.CoordinatorService.UpdateReplicationFactor:output_type -> pairdb.coordinator.v1.UpdateReplicationFactorResponse
-	15, // 32: pairdb.coordinator.v1.CoordinatorService.GetTenant:output_type -> pairdb.coordinator.v1.GetTenantResponse
-	17, // 33: pairdb.coordinator.v1.CoordinatorService.ListTenants:output_type -> pairdb.coordinator.v1.ListTenantsResponse
-	19, // 34: pairdb.coordinator.v1.CoordinatorService.DeleteTenant:output_type -> pairdb.coordinator.v1.DeleteTenantResponse
-	21, // 35: pairdb.coordinator.v1.CoordinatorService.AddStorageNode:output_type -> pairdb.coordinator.v1.AddStorageNodeResponse
-	23, // 36: pairdb.coordinator.v1.CoordinatorService.RemoveStorageNode:output_type -> pairdb.coordinator.v1.RemoveStorageNodeResponse
-	32, // 37: pairdb.coordinator.v1.CoordinatorService.ListStorageNodes:output_type -> pairdb.coordinator.v1.ListStorageNodesResponse
-	25, // 38: pairdb.coordinator.v1.CoordinatorService.GetMigrationStatus:output_type -> pairdb.coordinator.v1.GetMigrationStatusResponse
-	28, // 39: pairdb.coordinator.v1.CoordinatorService.ListMigrations:output_type -> pairdb.coordinator.v1.ListMigrationsResponse
-	30, // 40: pairdb.coordinator.v1.CoordinatorService.CancelMigration:output_type -> pairdb.coordinator.v1.CancelMigrationResponse
-	35, // 41: pairdb.coordinator.v1.CoordinatorService.GetStatus:output_type -> pairdb.coordinator.v1.GetStatusResponse
-	26, // [26:42] is the sub-list for method output_type
-	10, // [10:26] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	1,  // 0: pairdb.coordinator.v1.VectorClock.entries:type_name -> pairdb.coordinator.v1.VectorClockEntry
+	2,  // 1: pairdb.coordinator.v1.WriteKeyValueResponse.vector_clock:type_name -> pairdb.coordinator.v1.VectorClock
+	2,  // 2: pairdb.coordinator.v1.ReadKeyValueResponse.vector_clock:type_name -> pairdb.coordinator.v1.VectorClock
+	2,  // 3: pairdb.coordinator.v1.DeleteKeyValueResponse.vector_clock:type_name -> pairdb.coordinator.v1.VectorClock
+	11, // 4: pairdb.coordinator.v1.PipelineRequest.operations:type_name -> pairdb.coordinator.v1.PipelineOperation
+	0,  // 5: pairdb.coordinator.v1.PipelineOperation.kind:type_name -> pairdb.coordinator.v1.PipelineOperation.Kind
+	13, // 6: pairdb.coordinator.v1.PipelineResponse.answers:type_name -> pairdb.coordinator.v1.PipelineAnswer
+	9,  // 7: pairdb.coordinator.v1.PipelineAnswer.status:type_name -> pairdb.coordinator.v1.OperationStatus
+	2,  // 8: pairdb.coordinator.v1.PipelineAnswer.vector_clock:type_name -> pairdb.coordinator.v1.VectorClock
+	15, // 9: pairdb.coordinator.v1.BatchWriteRequest.items:type_name -> pairdb.coordinator.v1.BatchWriteItem
+	17, // 10: pairdb.coordinator.v1.BatchWriteResponse.results:type_name -> pairdb.coordinator.v1.BatchWriteResult
+	9,  // 11: pairdb.coordinator.v1.BatchWriteResult.status:type_name -> pairdb.coordinator.v1.OperationStatus
+	4,  // 12: pairdb.coordinator.v1.BatchWriteResult.response:type_name -> pairdb.coordinator.v1.WriteKeyValueResponse
+	20, // 13: pairdb.coordinator.v1.BatchReadResponse.results:type_name -> pairdb.coordinator.v1.BatchReadResult
+	9,  // 14: pairdb.coordinator.v1.BatchReadResult.status:type_name -> pairdb.coordinator.v1.OperationStatus
+	6,  // 15: pairdb.coordinator.v1.BatchReadResult.response:type_name -> pairdb.coordinator.v1.ReadKeyValueResponse
+	28, // 16: pairdb.coordinator.v1.ListTenantsResponse.tenants:type_name -> pairdb.coordinator.v1.GetTenantResponse
+	39, // 17: pairdb.coordinator.v1.GetMigrationStatusResponse.progress:type_name -> pairdb.coordinator.v1.MigrationProgress
+	38, // 18: pairdb.coordinator.v1.ListMigrationsResponse.migrations:type_name -> pairdb.coordinator.v1.GetMigrationStatusResponse
+	46, // 19: pairdb.coordinator.v1.ListStorageNodesResponse.nodes:type_name -> pairdb.coordinator.v1.StorageNodeInfo
+	49, // 20: pairdb.coordinator.v1.GetStatusResponse.nodes:type_name -> pairdb.coordinator.v1.NodeStatus
+	46, // 21: pairdb.coordinator.v1.NodeStatus.node:type_name -> pairdb.coordinator.v1.StorageNodeInfo
+	3,  // 22: pairdb.coordinator.v1.CoordinatorService.WriteKeyValue:input_type -> pairdb.coordinator.v1.WriteKeyValueRequest
+	5,  // 23: pairdb.coordinator.v1.CoordinatorService.ReadKeyValue:input_type -> pairdb.coordinator.v1.ReadKeyValueRequest
+	7,  // 24: pairdb.coordinator.v1.CoordinatorService.DeleteKeyValue:input_type -> pairdb.coordinator.v1.DeleteKeyValueRequest
+	10, // 25: pairdb.coordinator.v1.CoordinatorService.Pipeline:input_type -> pairdb.coordinator.v1.PipelineRequest
+	14, // 26: pairdb.coordinator.v1.CoordinatorService.BatchWrite:input_type -> pairdb.coordinator.v1.BatchWriteRequest
+	18, // 27: pairdb.coordinator.v1.CoordinatorService.BatchRead:input_type -> pairdb.coordinator.v1.BatchReadRequest
+	21, // 28: pairdb.coordinator.v1.CoordinatorService.ListKeys:input_type -> pairdb.coordinator.v1.ListKeysRequest
+	23, // 29: pairdb.coordinator.v1.CoordinatorService.CreateTenant:input_type -> pairdb.coordinator.v1.CreateTenantRequest
+	25, // 30: pairdb.coordinator.v1.CoordinatorService.UpdateReplicationFactor:input_type -> pairdb.coordinator.v1.UpdateReplicationFactorRequest
+	27, // 31: pairdb.coordinator.v1.CoordinatorService.GetTenant:input_type -> pairdb.coordinator.v1.GetTenantRequest
+	29, // 32: pairdb.coordinator.v1.CoordinatorService.ListTenants:input_type -> pairdb.coordinator.v1.ListTenantsRequest
+	31, // 33: pairdb.coordinator.v1.CoordinatorService.DeleteTenant:input_type -> pairdb.coordinator.v1.DeleteTenantRequest
+	33, // 34: pairdb.coordinator.v1.CoordinatorService.AddStorageNode:input_type -> pairdb.coordinator.v1.AddStorageNodeRequest
+	35, // 35: pairdb.coordinator.v1.CoordinatorService.RemoveStorageNode:input_type -> pairdb.coordinator.v1.RemoveStorageNodeRequest
+	44, // 36: pairdb.coordinator.v1.CoordinatorService.ListStorageNodes:input_type -> pairdb.coordinator.v1.ListStorageNodesRequest
+	37, // 37: pairdb.coordinator.v1.CoordinatorService.GetMigrationStatus:input_type -> pairdb.coordinator.v1.GetMigrationStatusRequest
+	40, // 38: pairdb.coordinator.v1.CoordinatorService.ListMigrations:input_type -> pairdb.coordinator.v1.ListMigrationsRequest
+	42, // 39: pairdb.coordinator.v1.CoordinatorService.CancelMigration:input_type -> pairdb.coordinator.v1.CancelMigrationRequest
+	47, // 40: pairdb.coordinator.v1.CoordinatorService.GetStatus:input_type -> pairdb.coordinator.v1.GetStatusRequest
+	4,  // 41: pairdb.coordinator.v1.CoordinatorService.WriteKeyValue:output_type -> pairdb.coordinator.v1.WriteKeyValueResponse
+	6,  // 42: pairdb.coordinator.v1.CoordinatorService.ReadKeyValue:output_type -> pairdb.coordinator.v1.ReadKeyValueResponse
+	8,  // 43: pairdb.coordinator.v1.CoordinatorService.DeleteKeyValue:output_type -> pairdb.coordinator.v1.DeleteKeyValueResponse
+	12, // 44: pairdb.coordinator.v1.CoordinatorService.Pipeline:output_type -> pairdb.coordinator.v1.PipelineResponse
+	16, // 45: pairdb.coordinator.v1.CoordinatorService.BatchWrite:output_type -> pairdb.coordinator.v1.BatchWriteResponse
+	19, // 46: pairdb.coordinator.v1.CoordinatorService.BatchRead:output_type -> pairdb.coordinator.v1.BatchReadResponse
+	22, // 47: pairdb.coordinator.v1.CoordinatorService.ListKeys:output_type -> pairdb.coordinator.v1.ListKeysResponse
+	24, // 48: pairdb.coordinator.v1.CoordinatorService.CreateTenant:output_type -> pairdb.coordinator.v1.CreateTenantResponse
+	26, // 49: pairdb.coordinator.v1.CoordinatorService.UpdateReplicationFactor:output_type -> pairdb.coordinator.v1.UpdateReplicationFactorResponse
+	28, // 50: pairdb.coordinator.v1.CoordinatorService.GetTenant:output_type -> pairdb.coordinator.v1.GetTenantResponse
+	30, // 51: pairdb.coordinator.v1.CoordinatorService.ListTenants:output_type -> pairdb.coordinator.v1.ListTenantsResponse
+	32, // 52: pairdb.coordinator.v1.CoordinatorService.DeleteTenant:output_type -> pairdb.coordinator.v1.DeleteTenantResponse
+	34, // 53: pairdb.coordinator.v1.CoordinatorService.AddStorageNode:output_type -> pairdb.coordinator.v1.AddStorageNodeResponse
+	36, // 54: pairdb.coordinator.v1.CoordinatorService.RemoveStorageNode:output_type -> pairdb.coordinator.v1.RemoveStorageNodeResponse
+	45, // 55: pairdb.coordinator.v1.CoordinatorService.ListStorageNodes:output_type -> pairdb.coordinator.v1.ListStorageNodesResponse
+	38, // 56: pairdb.coordinator.v1.CoordinatorService.GetMigrationStatus:output_type -> pairdb.coordinator.v1.GetMigrationStatusResponse
+	41, // 57: pairdb.coordinator.v1.CoordinatorService.ListMigrations:output_type -> pairdb.coordinator.v1.ListMigrationsResponse
+	43, // 58: pairdb.coordinator.v1.CoordinatorService.CancelMigration:output_type -> pairdb.coordinator.v1.CancelMigrationResponse
+	48, // 59: pairdb.coordinator.v1.CoordinatorService.GetStatus:output_type -> pairdb.coordinator.v1.GetStatusResponse
+	41, // [41:60] is the sub-list for method output_type
+	22, // [22:41] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_coordinatorpb_coordinator_proto_init() }
@@ -2749,13 +3680,14 @@ func file_coordinatorpb_coordinator_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_coordinatorpb_coordinator_proto_rawDesc), len(file_coordinatorpb_coordinator_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   37,
+			NumEnums:      1,
+			NumMessages:   49,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_coordinatorpb_coordinator_proto_goTypes,
 		DependencyIndexes: file_coordinatorpb_coordinator_proto_depIdxs,
+		EnumInfos:         file_coordinatorpb_coordinator_proto_enumTypes,
 		MessageInfos:      file_coordinatorpb_coordinator_proto_msgTypes,
 	}.Build()
 	File_coordinatorpb_coordinator_proto = out.File

@@ -29,6 +29,9 @@ const (
 	CoordinatorService_WriteKeyValue_FullMethodName           = "/pairdb.coordinator.v1.CoordinatorService/WriteKeyValue"
 	CoordinatorService_ReadKeyValue_FullMethodName            = "/pairdb.coordinator.v1.CoordinatorService/ReadKeyValue"
 	CoordinatorService_DeleteKeyValue_FullMethodName          = "/pairdb.coordinator.v1.CoordinatorService/DeleteKeyValue"
+	CoordinatorService_Pipeline_FullMethodName                = "/pairdb.coordinator.v1.CoordinatorService/Pipeline"
+	CoordinatorService_BatchWrite_FullMethodName              = "/pairdb.coordinator.v1.CoordinatorService/BatchWrite"
+	CoordinatorService_BatchRead_FullMethodName               = "/pairdb.coordinator.v1.CoordinatorService/BatchRead"
 	CoordinatorService_ListKeys_FullMethodName                = "/pairdb.coordinator.v1.CoordinatorService/ListKeys"
 	CoordinatorService_CreateTenant_FullMethodName            = "/pairdb.coordinator.v1.CoordinatorService/CreateTenant"
 	CoordinatorService_UpdateReplicationFactor_FullMethodName = "/pairdb.coordinator.v1.CoordinatorService/UpdateReplicationFactor"
@@ -54,6 +57,20 @@ type CoordinatorServiceClient interface {
 	ReadKeyValue(ctx context.Context, in *ReadKeyValueRequest, opts ...grpc.CallOption) (*ReadKeyValueResponse, error)
 	// DeleteKeyValue deletes a key; deleting an absent key succeeds.
 	DeleteKeyValue(ctx context.Context, in *DeleteKeyValueRequest, opts ...grpc.CallOption) (*DeleteKeyValueResponse, error)
+	// Pipeline carries many requests and answers on one stream. Each request is
+	// answered once, with a status of its own, in whatever order they end; requests
+	// for one key that are under way together take effect in any order. Close the
+	// sending side to end it: what is under way is answered first.
+	//
+	// The coordinator may end the stream at any time, with OK (it has served long
+	// enough) or SHUTTING_DOWN: what it has not answered by then has had no effect.
+	// After any other end, a write without an answer is in doubt.
+	Pipeline(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[PipelineRequest, PipelineResponse], error)
+	// BatchWrite writes and deletes up to 1000 keys of a tenant, each for itself:
+	// a batch is no transaction, and has no order.
+	BatchWrite(ctx context.Context, in *BatchWriteRequest, opts ...grpc.CallOption) (*BatchWriteResponse, error)
+	// BatchRead reads up to 1000 keys of a tenant, each for itself.
+	BatchRead(ctx context.Context, in *BatchReadRequest, opts ...grpc.CallOption) (*BatchReadResponse, error)
 	// ListKeys lists a tenant's keys, in the order of their tokens.
 	ListKeys(ctx context.Context, in *ListKeysRequest, opts ...grpc.CallOption) (*ListKeysResponse, error)
 	// CreateTenant makes a tenant.
@@ -114,6 +131,39 @@ func (c *coordinatorServiceClient) DeleteKeyValue(ctx context.Context, in *Delet
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(DeleteKeyValueResponse)
 	err := c.cc.Invoke(ctx, CoordinatorService_DeleteKeyValue_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *coordinatorServiceClient) Pipeline(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[PipelineRequest, PipelineResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &CoordinatorService_ServiceDesc.Streams[0], CoordinatorService_Pipeline_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[PipelineRequest, PipelineResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type CoordinatorService_PipelineClient = grpc.BidiStreamingClient[PipelineRequest, PipelineResponse]
+
+func (c *coordinatorServiceClient) BatchWrite(ctx context.Context, in *BatchWriteRequest, opts ...grpc.CallOption) (*BatchWriteResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(BatchWriteResponse)
+	err := c.cc.Invoke(ctx, CoordinatorService_BatchWrite_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *coordinatorServiceClient) BatchRead(ctx context.Context, in *BatchReadRequest, opts ...grpc.CallOption) (*BatchReadResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(BatchReadResponse)
+	err := c.cc.Invoke(ctx, CoordinatorService_BatchRead_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -260,6 +310,20 @@ type CoordinatorServiceServer interface {
 	ReadKeyValue(context.Context, *ReadKeyValueRequest) (*ReadKeyValueResponse, error)
 	// DeleteKeyValue deletes a key; deleting an absent key succeeds.
 	DeleteKeyValue(context.Context, *DeleteKeyValueRequest) (*DeleteKeyValueResponse, error)
+	// Pipeline carries many requests and answers on one stream. Each request is
+	// answered once, with a status of its own, in whatever order they end; requests
+	// for one key that are under way together take effect in any order. Close the
+	// sending side to end it: what is under way is answered first.
+	//
+	// The coordinator may end the stream at any time, with OK (it has served long
+	// enough) or SHUTTING_DOWN: what it has not answered by then has had no effect.
+	// After any other end, a write without an answer is in doubt.
+	Pipeline(grpc.BidiStreamingServer[PipelineRequest, PipelineResponse]) error
+	// BatchWrite writes and deletes up to 1000 keys of a tenant, each for itself:
+	// a batch is no transaction, and has no order.
+	BatchWrite(context.Context, *BatchWriteRequest) (*BatchWriteResponse, error)
+	// BatchRead reads up to 1000 keys of a tenant, each for itself.
+	BatchRead(context.Context, *BatchReadRequest) (*BatchReadResponse, error)
 	// ListKeys lists a tenant's keys, in the order of their tokens.
 	ListKeys(context.Context, *ListKeysRequest) (*ListKeysResponse, error)
 	// CreateTenant makes a tenant.
@@ -303,6 +367,15 @@ func (UnimplementedCoordinatorServiceServer) ReadKeyValue(context.Context, *Read
 }
 func (UnimplementedCoordinatorServiceServer) DeleteKeyValue(context.Context, *DeleteKeyValueRequest) (*DeleteKeyValueResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method DeleteKeyValue not implemented")
+}
+func (UnimplementedCoordinatorServiceServer) Pipeline(grpc.BidiStreamingServer[PipelineRequest, PipelineResponse]) error {
+	return status.Error(codes.Unimplemented, "method Pipeline not implemented")
+}
+func (UnimplementedCoordinatorServiceServer) BatchWrite(context.Context, *BatchWriteRequest) (*BatchWriteResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method BatchWrite not implemented")
+}
+func (UnimplementedCoordinatorServiceServer) BatchRead(context.Context, *BatchReadRequest) (*BatchReadResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method BatchRead not implemented")
 }
 func (UnimplementedCoordinatorServiceServer) ListKeys(context.Context, *ListKeysRequest) (*ListKeysResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListKeys not implemented")
@@ -413,6 +486,49 @@ func _CoordinatorService_DeleteKeyValue_Handler(srv interface{}, ctx context.Con
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(CoordinatorServiceServer).DeleteKeyValue(ctx, req.(*DeleteKeyValueRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _CoordinatorService_Pipeline_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(CoordinatorServiceServer).Pipeline(&grpc.GenericServerStream[PipelineRequest, PipelineResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type CoordinatorService_PipelineServer = grpc.BidiStreamingServer[PipelineRequest, PipelineResponse]
+
+func _CoordinatorService_BatchWrite_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(BatchWriteRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CoordinatorServiceServer).BatchWrite(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CoordinatorService_BatchWrite_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CoordinatorServiceServer).BatchWrite(ctx, req.(*BatchWriteRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _CoordinatorService_BatchRead_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(BatchReadRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CoordinatorServiceServer).BatchRead(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CoordinatorService_BatchRead_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CoordinatorServiceServer).BatchRead(ctx, req.(*BatchReadRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -671,6 +787,14 @@ var CoordinatorService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _CoordinatorService_DeleteKeyValue_Handler,
 		},
 		{
+			MethodName: "BatchWrite",
+			Handler:    _CoordinatorService_BatchWrite_Handler,
+		},
+		{
+			MethodName: "BatchRead",
+			Handler:    _CoordinatorService_BatchRead_Handler,
+		},
+		{
 			MethodName: "ListKeys",
 			Handler:    _CoordinatorService_ListKeys_Handler,
 		},
@@ -723,6 +847,13 @@ var CoordinatorService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _CoordinatorService_GetStatus_Handler,
 		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "Pipeline",
+			Handler:       _CoordinatorService_Pipeline_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
+		},
+	},
 	Metadata: "coordinatorpb/coordinator.proto",
 }

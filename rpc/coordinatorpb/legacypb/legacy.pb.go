@@ -28,11 +28,15 @@ var File_coordinatorpb_legacypb_legacy_proto protoreflect.FileDescriptor
 
 const file_coordinatorpb_legacypb_legacy_proto_rawDesc = "" +
 	"\n" +
-	"#coordinatorpb/legacypb/legacy.proto\x12\x05proto\x1a\x1fcoordinatorpb/coordinator.proto2\xf0\r\n" +
+	"#coordinatorpb/legacypb/legacy.proto\x12\x05proto\x1a\x1fcoordinatorpb/coordinator.proto2\x94\x10\n" +
 	"\x12CoordinatorService\x12j\n" +
 	"\rWriteKeyValue\x12+.pairdb.coordinator.v1.WriteKeyValueRequest\x1a,.pairdb.coordinator.v1.WriteKeyValueResponse\x12g\n" +
 	"\fReadKeyValue\x12*.pairdb.coordinator.v1.ReadKeyValueRequest\x1a+.pairdb.coordinator.v1.ReadKeyValueResponse\x12m\n" +
-	"\x0eDeleteKeyValue\x12,.pairdb.coordinator.v1.DeleteKeyValueRequest\x1a-.pairdb.coordinator.v1.DeleteKeyValueResponse\x12[\n" +
+	"\x0eDeleteKeyValue\x12,.pairdb.coordinator.v1.DeleteKeyValueRequest\x1a-.pairdb.coordinator.v1.DeleteKeyValueResponse\x12_\n" +
+	"\bPipeline\x12&.pairdb.coordinator.v1.PipelineRequest\x1a'.pairdb.coordinator.v1.PipelineResponse(\x010\x01\x12a\n" +
+	"\n" +
+	"BatchWrite\x12(.pairdb.coordinator.v1.BatchWriteRequest\x1a).pairdb.coordinator.v1.BatchWriteResponse\x12^\n" +
+	"\tBatchRead\x12'.pairdb.coordinator.v1.BatchReadRequest\x1a(.pairdb.coordinator.v1.BatchReadResponse\x12[\n" +
 	"\bListKeys\x12&.pairdb.coordinator.v1.ListKeysRequest\x1a'.pairdb.coordinator.v1.ListKeysResponse\x12g\n" +
 	"\fCreateTenant\x12*.pairdb.coordinator.v1.CreateTenantRequest\x1a+.pairdb.coordinator.v1.CreateTenantResponse\x12\x88\x01\n" +
 	"\x17UpdateReplicationFactor\x125.pairdb.coordinator.v1.UpdateReplicationFactorRequest\x1a6.pairdb.coordinator.v1.UpdateReplicationFactorResponse\x12^\n" +
@@ -51,71 +55,83 @@ var file_coordinatorpb_legacypb_legacy_proto_goTypes = []any{
 	(*coordinatorpb.WriteKeyValueRequest)(nil),            // 0: pairdb.coordinator.v1.WriteKeyValueRequest
 	(*coordinatorpb.ReadKeyValueRequest)(nil),             // 1: pairdb.coordinator.v1.ReadKeyValueRequest
 	(*coordinatorpb.DeleteKeyValueRequest)(nil),           // 2: pairdb.coordinator.v1.DeleteKeyValueRequest
-	(*coordinatorpb.ListKeysRequest)(nil),                 // 3: pairdb.coordinator.v1.ListKeysRequest
-	(*coordinatorpb.CreateTenantRequest)(nil),             // 4: pairdb.coordinator.v1.CreateTenantRequest
-	(*coordinatorpb.UpdateReplicationFactorRequest)(nil),  // 5: pairdb.coordinator.v1.UpdateReplicationFactorRequest
-	(*coordinatorpb.GetTenantRequest)(nil),                // 6: pairdb.coordinator.v1.GetTenantRequest
-	(*coordinatorpb.ListTenantsRequest)(nil),              // 7: pairdb.coordinator.v1.ListTenantsRequest
-	(*coordinatorpb.DeleteTenantRequest)(nil),             // 8: pairdb.coordinator.v1.DeleteTenantRequest
-	(*coordinatorpb.AddStorageNodeRequest)(nil),           // 9: pairdb.coordinator.v1.AddStorageNodeRequest
-	(*coordinatorpb.RemoveStorageNodeRequest)(nil),        // 10: pairdb.coordinator.v1.RemoveStorageNodeRequest
-	(*coordinatorpb.ListStorageNodesRequest)(nil),         // 11: pairdb.coordinator.v1.ListStorageNodesRequest
-	(*coordinatorpb.GetMigrationStatusRequest)(nil),       // 12: pairdb.coordinator.v1.GetMigrationStatusRequest
-	(*coordinatorpb.ListMigrationsRequest)(nil),           // 13: pairdb.coordinator.v1.ListMigrationsRequest
-	(*coordinatorpb.CancelMigrationRequest)(nil),          // 14: pairdb.coordinator.v1.CancelMigrationRequest
-	(*coordinatorpb.GetStatusRequest)(nil),                // 15: pairdb.coordinator.v1.GetStatusRequest
-	(*coordinatorpb.WriteKeyValueResponse)(nil),           // 16: pairdb.coordinator.v1.WriteKeyValueResponse
-	(*coordinatorpb.ReadKeyValueResponse)(nil),            // 17: pairdb.coordinator.v1.ReadKeyValueResponse
-	(*coordinatorpb.DeleteKeyValueResponse)(nil),          // 18: pairdb.coordinator.v1.DeleteKeyValueResponse
-	(*coordinatorpb.ListKeysResponse)(nil),                // 19: pairdb.coordinator.v1.ListKeysResponse
-	(*coordinatorpb.CreateTenantResponse)(nil),            // 20: pairdb.coordinator.v1.CreateTenantResponse
-	(*coordinatorpb.UpdateReplicationFactorResponse)(nil), // 21: pairdb.coordinator.v1.UpdateReplicationFactorResponse
-	(*coordinatorpb.GetTenantResponse)(nil),               // 22: pairdb.coordinator.v1.GetTenantResponse
-	(*coordinatorpb.ListTenantsResponse)(nil),             // 23: pairdb.coordinator.v1.ListTenantsResponse
-	(*coordinatorpb.DeleteTenantResponse)(nil),            // 24: pairdb.coordinator.v1.DeleteTenantResponse
-	(*coordinatorpb.AddStorageNodeResponse)(nil),          // 25: pairdb.coordinator.v1.AddStorageNodeResponse
-	(*coordinatorpb.RemoveStorageNodeResponse)(nil),       // 26: pairdb.coordinator.v1.RemoveStorageNodeResponse
-	(*coordinatorpb.ListStorageNodesResponse)(nil),        // 27: pairdb.coordinator.v1.ListStorageNodesResponse
-	(*coordinatorpb.GetMigrationStatusResponse)(nil),      // 28: pairdb.coordinator.v1.GetMigrationStatusResponse
-	(*coordinatorpb.ListMigrationsResponse)(nil),          // 29: pairdb.coordinator.v1.ListMigrationsResponse
-	(*coordinatorpb.CancelMigrationResponse)(nil),         // 30: pairdb.coordinator.v1.CancelMigrationResponse
-	(*coordinatorpb.GetStatusResponse)(nil),               // 31: pairdb.coordinator.v1.GetStatusResponse
+	(*coordinatorpb.PipelineRequest)(nil),                 // 3: pairdb.coordinator.v1.PipelineRequest
+	(*coordinatorpb.BatchWriteRequest)(nil),               // 4: pairdb.coordinator.v1.BatchWriteRequest
+	(*coordinatorpb.BatchReadRequest)(nil),                // 5: pairdb.coordinator.v1.BatchReadRequest
+	(*coordinatorpb.ListKeysRequest)(nil),                 // 6: pairdb.coordinator.v1.ListKeysRequest
+	(*coordinatorpb.CreateTenantRequest)(nil),             // 7: pairdb.coordinator.v1.CreateTenantRequest
+	(*coordinatorpb.UpdateReplicationFactorRequest)(nil),  // 8: pairdb.coordinator.v1.UpdateReplicationFactorRequest
+	(*coordinatorpb.GetTenantRequest)(nil),                // 9: pairdb.coordinator.v1.GetTenantRequest
+	(*coordinatorpb.ListTenantsRequest)(nil),              // 10: pairdb.coordinator.v1.ListTenantsRequest
+	(*coordinatorpb.DeleteTenantRequest)(nil),             // 11: pairdb.coordinator.v1.DeleteTenantRequest
+	(*coordinatorpb.AddStorageNodeRequest)(nil),           // 12: pairdb.coordinator.v1.AddStorageNodeRequest
+	(*coordinatorpb.RemoveStorageNodeRequest)(nil),        // 13: pairdb.coordinator.v1.RemoveStorageNodeRequest
+	(*coordinatorpb.ListStorageNodesRequest)(nil),         // 14: pairdb.coordinator.v1.ListStorageNodesRequest
+	(*coordinatorpb.GetMigrationStatusRequest)(nil),       // 15: pairdb.coordinator.v1.GetMigrationStatusRequest
+	(*coordinatorpb.ListMigrationsRequest)(nil),           // 16: pairdb.coordinator.v1.ListMigrationsRequest
+	(*coordinatorpb.CancelMigrationRequest)(nil),          // 17: pairdb.coordinator.v1.CancelMigrationRequest
+	(*coordinatorpb.GetStatusRequest)(nil),                // 18: pairdb.coordinator.v1.GetStatusRequest
+	(*coordinatorpb.WriteKeyValueResponse)(nil),           // 19: pairdb.coordinator.v1.WriteKeyValueResponse
+	(*coordinatorpb.ReadKeyValueResponse)(nil),            // 20: pairdb.coordinator.v1.ReadKeyValueResponse
+	(*coordinatorpb.DeleteKeyValueResponse)(nil),          // 21: pairdb.coordinator.v1.DeleteKeyValueResponse
+	(*coordinatorpb.PipelineResponse)(nil),                // 22: pairdb.coordinator.v1.PipelineResponse
+	(*coordinatorpb.BatchWriteResponse)(nil),              // 23: pairdb.coordinator.v1.BatchWriteResponse
+	(*coordinatorpb.BatchReadResponse)(nil),               // 24: pairdb.coordinator.v1.BatchReadResponse
+	(*coordinatorpb.ListKeysResponse)(nil),                // 25: pairdb.coordinator.v1.ListKeysResponse
+	(*coordinatorpb.CreateTenantResponse)(nil),            // 26: pairdb.coordinator.v1.CreateTenantResponse
+	(*coordinatorpb.UpdateReplicationFactorResponse)(nil), // 27: pairdb.coordinator.v1.UpdateReplicationFactorResponse
+	(*coordinatorpb.GetTenantResponse)(nil),               // 28: pairdb.coordinator.v1.GetTenantResponse
+	(*coordinatorpb.ListTenantsResponse)(nil),             // 29: pairdb.coordinator.v1.ListTenantsResponse
+	(*coordinatorpb.DeleteTenantResponse)(nil),            // 30: pairdb.coordinator.v1.DeleteTenantResponse
+	(*coordinatorpb.AddStorageNodeResponse)(nil),          // 31: pairdb.coordinator.v1.AddStorageNodeResponse
+	(*coordinatorpb.RemoveStorageNodeResponse)(nil),       // 32: pairdb.coordinator.v1.RemoveStorageNodeResponse
+	(*coordinatorpb.ListStorageNodesResponse)(nil),        // 33: pairdb.coordinator.v1.ListStorageNodesResponse
+	(*coordinatorpb.GetMigrationStatusResponse)(nil),      // 34: pairdb.coordinator.v1.GetMigrationStatusResponse
+	(*coordinatorpb.ListMigrationsResponse)(nil),          // 35: pairdb.coordinator.v1.ListMigrationsResponse
+	(*coordinatorpb.CancelMigrationResponse)(nil),         // 36: pairdb.coordinator.v1.CancelMigrationResponse
+	(*coordinatorpb.GetStatusResponse)(nil),               // 37: pairdb.coordinator.v1.GetStatusResponse
 }
 var file_coordinatorpb_legacypb_legacy_proto_depIdxs = []int32{
 	0,  // 0: proto.CoordinatorService.WriteKeyValue:input_type -> pairdb.coordinator.v1.WriteKeyValueRequest
 	1,  // 1: proto.CoordinatorService.ReadKeyValue:input_type -> pairdb.coordinator.v1.ReadKeyValueRequest
 	2,  // 2: proto.CoordinatorService.DeleteKeyValue:input_type -> pairdb.coordinator.v1.DeleteKeyValueRequest
-	3,  // 3: proto.CoordinatorService.ListKeys:input_type -> pairdb.coordinator.v1.ListKeysRequest
-	4,  // 4: proto.CoordinatorService.CreateTenant:input_type -> pairdb.coordinator.v1.CreateTenantRequest
-	5,  // 5: proto.CoordinatorService.UpdateReplicationFactor:input_type -> pairdb.coordinator.v1.UpdateReplicationFactorRequest
-	6,  // 6: proto.CoordinatorService.GetTenant:input_type -> pairdb.coordinator.v1.GetTenantRequest
-	7,  // 7: proto.CoordinatorService.ListTenants:input_type -> pairdb.coordinator.v1.ListTenantsRequest
-	8,  // 8: proto.CoordinatorService.DeleteTenant:input_type -> pairdb.coordinator.v1.DeleteTenantRequest
-	9,  // 9: proto.CoordinatorService.AddStorageNode:input_type -> pairdb.coordinator.v1.AddStorageNodeRequest
-	10, // 10: proto.CoordinatorService.RemoveStorageNode:input_type -> pairdb.coordinator.v1.RemoveStorageNodeRequest
-	11, // 11: proto.CoordinatorService.ListStorageNodes:input_type -> pairdb.coordinator.v1.ListStorageNodesRequest
-	12, // 12: proto.CoordinatorService.GetMigrationStatus:input_type -> pairdb.coordinator.v1.GetMigrationStatusRequest
-	13, // 13: proto.CoordinatorService.ListMigrations:input_type -> pairdb.coordinator.v1.ListMigrationsRequest
-	14, // 14: proto.CoordinatorService.CancelMigration:input_type -> pairdb.coordinator.v1.CancelMigrationRequest
-	15, // 15: proto.CoordinatorService.GetStatus:input_type -> pairdb.coordinator.v1.GetStatusRequest
-	16, // 16: proto.CoordinatorService.WriteKeyValue:output_type -> pairdb.coordinator.v1.WriteKeyValueResponse
-	17, // 17: proto.CoordinatorService.ReadKeyValue:output_type -> pairdb.coordinator.v1.ReadKeyValueResponse
-	18, // 18: proto.CoordinatorService.DeleteKeyValue:output_type -> pairdb.coordinator.v1.DeleteKeyValueResponse
-	19, // 19: proto.CoordinatorService.ListKeys:output_type -> pairdb.coordinator.v1.ListKeysResponse
-	20, // 20: proto.CoordinatorService.CreateTenant:output_type -> pairdb.coordinator.v1.CreateTenantResponse
-	21, // 21: proto.CoordinatorService.UpdateReplicationFactor:output_type -> pairdb.coordinator.v1.UpdateReplicationFactorResponse
-	22, // 22: proto.CoordinatorService.GetTenant:output_type -> pairdb.coordinator.v1.GetTenantResponse
-	23, // 23: proto.CoordinatorService.ListTenants:output_type -> pairdb.coordinator.v1.ListTenantsResponse
-	24, // 24: proto.CoordinatorService.DeleteTenant:output_type -> pairdb.coordinator.v1.DeleteTenantResponse
-	25, // 25: proto.CoordinatorService.AddStorageNode:output_type -> pairdb.coordinator.v1.AddStorageNodeResponse
-	26, // 26: proto.CoordinatorService.RemoveStorageNode:output_type -> pairdb.coordinator.v1.RemoveStorageNodeResponse
-	27, // 27: proto.CoordinatorService.ListStorageNodes:output_type -> pairdb.coordinator.v1.ListStorageNodesResponse
-	28, // 28: proto.CoordinatorService.GetMigrationStatus:output_type -> pairdb.coordinator.v1.GetMigrationStatusResponse
-	29, // 29: proto.CoordinatorService.ListMigrations:output_type -> pairdb.coordinator.v1.ListMigrationsResponse
-	30, // 30: proto.CoordinatorService.CancelMigration:output_type -> pairdb.coordinator.v1.CancelMigrationResponse
-	31, // 31: proto.CoordinatorService.GetStatus:output_type -> pairdb.coordinator.v1.GetStatusResponse
-	16, // [16:32] is the sub-list for method output_type
-	0,  // [0:16] is the sub-list for method input_type
+	3,  // 3: proto.CoordinatorService.Pipeline:input_type -> pairdb.coordinator.v1.PipelineRequest
+	4,  // 4: proto.CoordinatorService.BatchWrite:input_type -> pairdb.coordinator.v1.BatchWriteRequest
+	5,  // 5: proto.CoordinatorService.BatchRead:input_type -> pairdb.coordinator.v1.BatchReadRequest
+	6,  // 6: proto.CoordinatorService.ListKeys:input_type -> pairdb.coordinator.v1.ListKeysRequest
+	7,  // 7: proto.CoordinatorService.CreateTenant:input_type -> pairdb.coordinator.v1.CreateTenantRequest
+	8,  // 8: proto.CoordinatorService.UpdateReplicationFactor:input_type -> pairdb.coordinator.v1.UpdateReplicationFactorRequest
+	9,  // 9: proto.CoordinatorService.GetTenant:input_type -> pairdb.coordinator.v1.GetTenantRequest
+	10, // 10: proto.CoordinatorService.ListTenants:input_type -> pairdb.coordinator.v1.ListTenantsRequest
+	11, // 11: proto.CoordinatorService.DeleteTenant:input_type -> pairdb.coordinator.v1.DeleteTenantRequest
+	12, // 12: proto.CoordinatorService.AddStorageNode:input_type -> pairdb.coordinator.v1.AddStorageNodeRequest
+	13, // 13: proto.CoordinatorService.RemoveStorageNode:input_type -> pairdb.coordinator.v1.RemoveStorageNodeRequest
+	14, // 14: proto.CoordinatorService.ListStorageNodes:input_type -> pairdb.coordinator.v1.ListStorageNodesRequest
+	15, // 15: proto.CoordinatorService.GetMigrationStatus:input_type -> pairdb.coordinator.v1.GetMigrationStatusRequest
+	16, // 16: proto.CoordinatorService.ListMigrations:input_type -> pairdb.coordinator.v1.ListMigrationsRequest
+	17, // 17: proto.CoordinatorService.CancelMigration:input_type -> pairdb.coordinator.v1.CancelMigrationRequest
+	18, // 18: proto.CoordinatorService.GetStatus:input_type -> pairdb.coordinator.v1.GetStatusRequest
+	19, // 19: proto.CoordinatorService.WriteKeyValue:output_type -> pairdb.coordinator.v1.WriteKeyValueResponse
+	20, // 20: proto.CoordinatorService.ReadKeyValue:output_type -> pairdb.coordinator.v1.ReadKeyValueResponse
+	21, // 21: proto.CoordinatorService.DeleteKeyValue:output_type -> pairdb.coordinator.v1.DeleteKeyValueResponse
+	22, // 22: proto.CoordinatorService.Pipeline:output_type -> pairdb.coordinator.v1.PipelineResponse
+	23, // 23: proto.CoordinatorService.BatchWrite:output_type -> pairdb.coordinator.v1.BatchWriteResponse
+	24, // 24: proto.CoordinatorService.BatchRead:output_type -> pairdb.coordinator.v1.BatchReadResponse
+	25, // 25: proto.CoordinatorService.ListKeys:output_type -> pairdb.coordinator.v1.ListKeysResponse
+	26, // 26: proto.CoordinatorService.CreateTenant:output_type -> pairdb.coordinator.v1.CreateTenantResponse
+	27, // 27: proto.CoordinatorService.UpdateReplicationFactor:output_type -> pairdb.coordinator.v1.UpdateReplicationFactorResponse
+	28, // 28: proto.CoordinatorService.GetTenant:output_type -> pairdb.coordinator.v1.GetTenantResponse
+	29, // 29: proto.CoordinatorService.ListTenants:output_type -> pairdb.coordinator.v1.ListTenantsResponse
+	30, // 30: proto.CoordinatorService.DeleteTenant:output_type -> pairdb.coordinator.v1.DeleteTenantResponse
+	31, // 31: proto.CoordinatorService.AddStorageNode:output_type -> pairdb.coordinator.v1.AddStorageNodeResponse
+	32, // 32: proto.CoordinatorService.RemoveStorageNode:output_type -> pairdb.coordinator.v1.RemoveStorageNodeResponse
+	33, // 33: proto.CoordinatorService.ListStorageNodes:output_type -> pairdb.coordinator.v1.ListStorageNodesResponse
+	34, // 34: proto.CoordinatorService.GetMigrationStatus:output_type -> pairdb.coordinator.v1.GetMigrationStatusResponse
+	35, // 35: proto.CoordinatorService.ListMigrations:output_type -> pairdb.coordinator.v1.ListMigrationsResponse
+	36, // 36: proto.CoordinatorService.CancelMigration:output_type -> pairdb.coordinator.v1.CancelMigrationResponse
+	37, // 37: proto.CoordinatorService.GetStatus:output_type -> pairdb.coordinator.v1.GetStatusResponse
+	19, // [19:38] is the sub-list for method output_type
+	0,  // [0:19] is the sub-list for method input_type
 	0,  // [0:0] is the sub-list for extension type_name
 	0,  // [0:0] is the sub-list for extension extendee
 	0,  // [0:0] is the sub-list for field type_name

@@ -26,6 +26,9 @@ const (
 	CoordinatorService_WriteKeyValue_FullMethodName           = "/proto.CoordinatorService/WriteKeyValue"
 	CoordinatorService_ReadKeyValue_FullMethodName            = "/proto.CoordinatorService/ReadKeyValue"
 	CoordinatorService_DeleteKeyValue_FullMethodName          = "/proto.CoordinatorService/DeleteKeyValue"
+	CoordinatorService_Pipeline_FullMethodName                = "/proto.CoordinatorService/Pipeline"
+	CoordinatorService_BatchWrite_FullMethodName              = "/proto.CoordinatorService/BatchWrite"
+	CoordinatorService_BatchRead_FullMethodName               = "/proto.CoordinatorService/BatchRead"
 	CoordinatorService_ListKeys_FullMethodName                = "/proto.CoordinatorService/ListKeys"
 	CoordinatorService_CreateTenant_FullMethodName            = "/proto.CoordinatorService/CreateTenant"
 	CoordinatorService_UpdateReplicationFactor_FullMethodName = "/proto.CoordinatorService/UpdateReplicationFactor"
@@ -48,6 +51,9 @@ type CoordinatorServiceClient interface {
 	WriteKeyValue(ctx context.Context, in *coordinatorpb.WriteKeyValueRequest, opts ...grpc.CallOption) (*coordinatorpb.WriteKeyValueResponse, error)
 	ReadKeyValue(ctx context.Context, in *coordinatorpb.ReadKeyValueRequest, opts ...grpc.CallOption) (*coordinatorpb.ReadKeyValueResponse, error)
 	DeleteKeyValue(ctx context.Context, in *coordinatorpb.DeleteKeyValueRequest, opts ...grpc.CallOption) (*coordinatorpb.DeleteKeyValueResponse, error)
+	Pipeline(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[coordinatorpb.PipelineRequest, coordinatorpb.PipelineResponse], error)
+	BatchWrite(ctx context.Context, in *coordinatorpb.BatchWriteRequest, opts ...grpc.CallOption) (*coordinatorpb.BatchWriteResponse, error)
+	BatchRead(ctx context.Context, in *coordinatorpb.BatchReadRequest, opts ...grpc.CallOption) (*coordinatorpb.BatchReadResponse, error)
 	ListKeys(ctx context.Context, in *coordinatorpb.ListKeysRequest, opts ...grpc.CallOption) (*coordinatorpb.ListKeysResponse, error)
 	CreateTenant(ctx context.Context, in *coordinatorpb.CreateTenantRequest, opts ...grpc.CallOption) (*coordinatorpb.CreateTenantResponse, error)
 	UpdateReplicationFactor(ctx context.Context, in *coordinatorpb.UpdateReplicationFactorRequest, opts ...grpc.CallOption) (*coordinatorpb.UpdateReplicationFactorResponse, error)
@@ -95,6 +101,39 @@ func (c *coordinatorServiceClient) DeleteKeyValue(ctx context.Context, in *coord
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(coordinatorpb.DeleteKeyValueResponse)
 	err := c.cc.Invoke(ctx, CoordinatorService_DeleteKeyValue_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *coordinatorServiceClient) Pipeline(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[coordinatorpb.PipelineRequest, coordinatorpb.PipelineResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &CoordinatorService_ServiceDesc.Streams[0], CoordinatorService_Pipeline_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[coordinatorpb.PipelineRequest, coordinatorpb.PipelineResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type CoordinatorService_PipelineClient = grpc.BidiStreamingClient[coordinatorpb.PipelineRequest, coordinatorpb.PipelineResponse]
+
+func (c *coordinatorServiceClient) BatchWrite(ctx context.Context, in *coordinatorpb.BatchWriteRequest, opts ...grpc.CallOption) (*coordinatorpb.BatchWriteResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(coordinatorpb.BatchWriteResponse)
+	err := c.cc.Invoke(ctx, CoordinatorService_BatchWrite_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *coordinatorServiceClient) BatchRead(ctx context.Context, in *coordinatorpb.BatchReadRequest, opts ...grpc.CallOption) (*coordinatorpb.BatchReadResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(coordinatorpb.BatchReadResponse)
+	err := c.cc.Invoke(ctx, CoordinatorService_BatchRead_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -238,6 +277,9 @@ type CoordinatorServiceServer interface {
 	WriteKeyValue(context.Context, *coordinatorpb.WriteKeyValueRequest) (*coordinatorpb.WriteKeyValueResponse, error)
 	ReadKeyValue(context.Context, *coordinatorpb.ReadKeyValueRequest) (*coordinatorpb.ReadKeyValueResponse, error)
 	DeleteKeyValue(context.Context, *coordinatorpb.DeleteKeyValueRequest) (*coordinatorpb.DeleteKeyValueResponse, error)
+	Pipeline(grpc.BidiStreamingServer[coordinatorpb.PipelineRequest, coordinatorpb.PipelineResponse]) error
+	BatchWrite(context.Context, *coordinatorpb.BatchWriteRequest) (*coordinatorpb.BatchWriteResponse, error)
+	BatchRead(context.Context, *coordinatorpb.BatchReadRequest) (*coordinatorpb.BatchReadResponse, error)
 	ListKeys(context.Context, *coordinatorpb.ListKeysRequest) (*coordinatorpb.ListKeysResponse, error)
 	CreateTenant(context.Context, *coordinatorpb.CreateTenantRequest) (*coordinatorpb.CreateTenantResponse, error)
 	UpdateReplicationFactor(context.Context, *coordinatorpb.UpdateReplicationFactorRequest) (*coordinatorpb.UpdateReplicationFactorResponse, error)
@@ -268,6 +310,15 @@ func (UnimplementedCoordinatorServiceServer) ReadKeyValue(context.Context, *coor
 }
 func (UnimplementedCoordinatorServiceServer) DeleteKeyValue(context.Context, *coordinatorpb.DeleteKeyValueRequest) (*coordinatorpb.DeleteKeyValueResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method DeleteKeyValue not implemented")
+}
+func (UnimplementedCoordinatorServiceServer) Pipeline(grpc.BidiStreamingServer[coordinatorpb.PipelineRequest, coordinatorpb.PipelineResponse]) error {
+	return status.Error(codes.Unimplemented, "method Pipeline not implemented")
+}
+func (UnimplementedCoordinatorServiceServer) BatchWrite(context.Context, *coordinatorpb.BatchWriteRequest) (*coordinatorpb.BatchWriteResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method BatchWrite not implemented")
+}
+func (UnimplementedCoordinatorServiceServer) BatchRead(context.Context, *coordinatorpb.BatchReadRequest) (*coordinatorpb.BatchReadResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method BatchRead not implemented")
 }
 func (UnimplementedCoordinatorServiceServer) ListKeys(context.Context, *coordinatorpb.ListKeysRequest) (*coordinatorpb.ListKeysResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListKeys not implemented")
@@ -378,6 +429,49 @@ func _CoordinatorService_DeleteKeyValue_Handler(srv interface{}, ctx context.Con
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(CoordinatorServiceServer).DeleteKeyValue(ctx, req.(*coordinatorpb.DeleteKeyValueRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _CoordinatorService_Pipeline_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(CoordinatorServiceServer).Pipeline(&grpc.GenericServerStream[coordinatorpb.PipelineRequest, coordinatorpb.PipelineResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type CoordinatorService_PipelineServer = grpc.BidiStreamingServer[coordinatorpb.PipelineRequest, coordinatorpb.PipelineResponse]
+
+func _CoordinatorService_BatchWrite_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(coordinatorpb.BatchWriteRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CoordinatorServiceServer).BatchWrite(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CoordinatorService_BatchWrite_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CoordinatorServiceServer).BatchWrite(ctx, req.(*coordinatorpb.BatchWriteRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _CoordinatorService_BatchRead_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(coordinatorpb.BatchReadRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CoordinatorServiceServer).BatchRead(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CoordinatorService_BatchRead_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CoordinatorServiceServer).BatchRead(ctx, req.(*coordinatorpb.BatchReadRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -636,6 +730,14 @@ var CoordinatorService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _CoordinatorService_DeleteKeyValue_Handler,
 		},
 		{
+			MethodName: "BatchWrite",
+			Handler:    _CoordinatorService_BatchWrite_Handler,
+		},
+		{
+			MethodName: "BatchRead",
+			Handler:    _CoordinatorService_BatchRead_Handler,
+		},
+		{
 			MethodName: "ListKeys",
 			Handler:    _CoordinatorService_ListKeys_Handler,
 		},
@@ -688,6 +790,13 @@ var CoordinatorService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _CoordinatorService_GetStatus_Handler,
 		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "Pipeline",
+			Handler:       _CoordinatorService_Pipeline_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
+		},
+	},
 	Metadata: "coordinatorpb/legacypb/legacy.proto",
 }

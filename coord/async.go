@@ -1,0 +1,186 @@
+package coord
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"time"
+)
+
+// Waiter is told the answer of an operation that StartWrite or StartRead
+// started, by one call of one method, from any goroutine and perhaps before the
+// start has returned. It must not block.
+type Waiter interface {
+	// Written takes the answer to a write or delete, as Write returns it.
+	Written(WriteResult, error)
+	// Found takes the answer to a read, as Read returns it.
+	Found(ReadResult, error)
+}
+
+// StartWrite is Write without the waiting: it returns at once, and w is told
+// the answer. Nothing but the request's deadline gives the write up.
+func (c *Coordinator) StartWrite(req WriteRequest, w Waiter) {
+	if err := c.begin(); err != nil {
+		w.Written(WriteResult{}, &WriteError{Outcome: NotApplied, Err: err})
+		return
+	}
+	if t, ok := c.tenants.ready(req.Tenant); ok {
+		c.startWrite(t.ReplicationFactor, &req, w)
+		return
+	}
+	go c.awaitTenantOfWrite(req, w)
+}
+
+func (c *Coordinator) awaitTenantOfWrite(req WriteRequest, w Waiter) {
+	t, err := c.awaitTenant(context.Background(), req.Tenant, req.Deadline)
+	if err != nil {
+		c.ended()
+		w.Written(WriteResult{}, &WriteError{Outcome: NotApplied, Err: err})
+		return
+	}
+	c.startWrite(t.ReplicationFactor, &req, w)
+}
+
+func (c *Coordinator) startWrite(rf int, req *WriteRequest, w Waiter) {
+	o := c.open(opWrite, rf, req.Tenant, req.Key, req.Level, req.Deadline)
+	o.waiter = w
+	o.takeWrite(req)
+	o.start()
+}
+
+// StartRead is Read without the waiting, as StartWrite is Write.
+func (c *Coordinator) StartRead(req ReadRequest, w Waiter) {
+	if err := c.begin(); err != nil {
+		w.Found(ReadResult{}, err)
+		return
+	}
+	if t, ok := c.tenants.ready(req.Tenant); ok {
+		c.startRead(t.ReplicationFactor, &req, w)
+		return
+	}
+	go c.awaitTenantOfRead(req, w)
+}
+
+func (c *Coordinator) awaitTenantOfRead(req ReadRequest, w Waiter) {
+	t, err := c.awaitTenant(context.Background(), req.Tenant, req.Deadline)
+	if err != nil {
+		c.ended()
+		w.Found(ReadResult{}, err)
+		return
+	}
+	c.startRead(t.ReplicationFactor, &req, w)
+}
+
+func (c *Coordinator) startRead(rf int, req *ReadRequest, w Waiter) {
+	o := c.open(opRead, rf, req.Tenant, req.Key, req.Level, req.Deadline)
+	o.waiter = w
+	o.takeRead()
+	o.start()
+}
+
+// awaitTenant looks up a tenant that is not at hand, until due at the latest.
+func (c *Coordinator) awaitTenant(ctx context.Context, id string, due time.Time) (Tenant, error) {
+	if !due.IsZero() {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, due)
+		defer cancel()
+	}
+	return c.tenants.get(ctx, id)
+}
+
+// ready returns a tenant that get would return without waiting.
+func (t *tenantCache) ready(id string) (Tenant, bool) {
+	cached, have := t.cache.GetIfPresent(id)
+	if !have || !t.fresh(cached) {
+		return Tenant{}, false
+	}
+	t.looked(true)
+	return cached.Tenant, true
+}
+
+// takeWrite completes a write, which is locked, with what is asked of it.
+func (o *operation) takeWrite(req *WriteRequest) {
+	c, w := o.c, &o.write
+	w.issuer = &c.issuer
+	w.value, w.delete = req.Value, req.Delete
+	w.deadline, w.hedges = o.deadline, &c.hedges
+	w.hedge = hedgeAfter(o.peers, Majority(w.rf))
+	if req.IdempotencyKey != "" {
+		w.keyed = true
+		w.print = fingerprint(*req)
+		rand.Read(w.attempt[:])
+		o.claimKey = ClaimKey{req.Tenant, req.Key, req.IdempotencyKey}
+	}
+}
+
+// takeRead completes a read, which is locked.
+func (o *operation) takeRead() {
+	c, r := o.c, &o.read
+	r.deadline, r.hedges, r.awaitRepair = o.deadline, &c.hedges, c.options.AwaitRepair
+	r.hedge = hedgeAfter(o.peers, r.level.need(r.rf))
+}
+
+// leaveWrite takes the answer of a write, or gives it up where there is none
+// yet, and lets go of it. It is called with mu held.
+func (o *operation) leaveWrite(ctx context.Context) (WriteResult, error) {
+	c, w := o.c, &o.write
+	result, err, deletion := w.result, w.err, w.delete
+	if !o.isAnswered() {
+		cause := abandonError(ctx)
+		err = &WriteError{Outcome: w.abandon(cause, &o.fx), Err: cause}
+	}
+	o.leave()
+	c.noteFailure(deletion, err)
+	return result, err
+}
+
+// leaveRead is leaveWrite for a read.
+func (o *operation) leaveRead(ctx context.Context) (ReadResult, error) {
+	c, r := o.c, &o.read
+	result, err := r.result, r.err
+	if !o.isAnswered() {
+		err = abandonError(ctx)
+	}
+	o.leave()
+	if quorum := (*QuorumError)(nil); err != nil && c.events.QuorumFailure != nil && errors.As(err, &quorum) {
+		c.events.QuorumFailure("read", quorum)
+	}
+	return result, err
+}
+
+func (o *operation) isAnswered() bool {
+	if o.kind == opWrite {
+		return o.write.stage == writeAnswered
+	}
+	return o.read.stage == readAnswered
+}
+
+// tell hands the answer to the waiter. It is called without mu, by whoever
+// brought the answer; the waiter's hold keeps the operation until then.
+func (o *operation) tell() {
+	o.mu.Lock()
+	o.tellLocked()
+}
+
+// tellLocked is called with mu held and returns with it released.
+func (o *operation) tellLocked() {
+	waiter := o.waiter
+	o.waiter = nil
+	if o.kind == opWrite {
+		waiter.Written(o.leaveWrite(context.Background()))
+	} else {
+		waiter.Found(o.leaveRead(context.Background()))
+	}
+}
+
+// expire ends the wait of a caller whose deadline has passed. It is called
+// with mu held and returns with it released.
+func (o *operation) expire() {
+	o.limit = never
+	if o.waiter != nil {
+		o.tellLocked()
+		return
+	}
+	o.release()
+	o.carryOut()
+}
