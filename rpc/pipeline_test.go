@@ -853,8 +853,8 @@ func (s *oneMessage) SendMsg(m any) error {
 // counts answers.
 type endless struct {
 	grpc.ServerStream
-	raw      []byte
-	left     int
+	raw  []byte
+	left int
 }
 
 func (s *endless) Context() context.Context { return context.Background() }
