@@ -124,6 +124,13 @@ func (s *sample) quantile(q float64) time.Duration {
 	return time.Duration(s.latency.ValueAtQuantile(q)) * time.Microsecond
 }
 
+func (s *sample) failed() (n int64) {
+	for _, count := range s.errors {
+		n += count
+	}
+	return n
+}
+
 func (s *sample) failures() string {
 	var b strings.Builder
 	for _, code := range slices.Sorted(maps.Keys(s.errors)) {

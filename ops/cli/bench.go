@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/status"
 
+	"github.com/pairdb/coordinator/rpc/client"
 	pb "github.com/pairdb/coordinator/rpc/coordinatorpb"
 )
 
@@ -29,7 +30,8 @@ func benchCommand() command {
 		details: `
 Workers send one request after another (a closed loop), or, with -rate, at set
 times whether or not earlier ones were answered in time; latency then counts
-from when a request was due. Keys bench-0 and on of the tenant are overwritten.`,
+from when a request was due. With -pipeline requests travel together on one
+stream for each connection. Keys bench-0 and on of the tenant are overwritten.`,
 		flags: bench,
 	}
 }
@@ -41,6 +43,7 @@ type benchOptions struct {
 	keys, valueSize      int
 	mix                  string
 	rate                 float64
+	pipeline             bool
 	readPercent          int // from mix
 }
 
@@ -53,6 +56,7 @@ func bench(fs *flag.FlagSet) action {
 	fs.IntVar(&o.valueSize, "value-size", 100, "bytes of a value")
 	fs.StringVar(&o.mix, "mix", "mixed", "write, read, mixed (half and half), or the percentage of reads")
 	fs.Float64Var(&o.rate, "rate", 0, "requests per second at set times; 0: as fast as answers come")
+	fs.BoolVar(&o.pipeline, "pipeline", false, "send requests on streams, many in a message")
 	return func(ctx context.Context, in *invocation) error {
 		if err := o.check(); err != nil {
 			return err
@@ -118,10 +122,11 @@ func (o *benchOptions) check() error {
 // bencher sends requests and measures them.
 type bencher struct {
 	benchOptions
-	in      *invocation
-	conns   []*grpc.ClientConn
-	clients []pb.CoordinatorServiceClient
-	value   []byte
+	in        *invocation
+	conns     []*grpc.ClientConn
+	clients   []pb.CoordinatorServiceClient
+	pipelined *client.Client // nil without -pipeline
+	value     []byte
 }
 
 func newBencher(in *invocation, o benchOptions) (*bencher, error) {
@@ -139,28 +144,46 @@ func newBencher(in *invocation, o benchOptions) (*bencher, error) {
 		b.conns = append(b.conns, conn)
 		b.clients = append(b.clients, pb.NewCoordinatorServiceClient(conn))
 	}
+	if o.pipeline {
+		pipelined, err := in.pipeline(b.conns...)
+		if err != nil {
+			b.close()
+			return nil, err
+		}
+		b.pipelined = pipelined
+	}
 	return b, nil
 }
 
 func (b *bencher) close() {
+	if b.pipelined != nil {
+		_ = b.pipelined.Close() // the connections are not its own
+	}
 	for _, conn := range b.conns {
 		_ = conn.Close() // it says only whether it was closed before
 	}
 }
 
-func (b *bencher) write(ctx context.Context, client pb.CoordinatorServiceClient, key string) error {
+func (b *bencher) write(ctx context.Context, unary pb.CoordinatorServiceClient, key string) error {
+	if b.pipelined != nil {
+		return b.pipelined.Put(ctx, key, b.value)
+	}
 	ctx, cancel := context.WithTimeout(ctx, b.in.timeout)
 	defer cancel()
-	_, err := client.WriteKeyValue(ctx, &pb.WriteKeyValueRequest{
+	_, err := unary.WriteKeyValue(ctx, &pb.WriteKeyValueRequest{
 		TenantId: b.in.tenant, Key: key, Value: b.value, Consistency: b.in.consistency,
 	})
 	return err
 }
 
-func (b *bencher) read(ctx context.Context, client pb.CoordinatorServiceClient, key string) error {
+func (b *bencher) read(ctx context.Context, unary pb.CoordinatorServiceClient, key string) error {
+	if b.pipelined != nil {
+		_, err := b.pipelined.Get(ctx, key)
+		return err
+	}
 	ctx, cancel := context.WithTimeout(ctx, b.in.timeout)
 	defer cancel()
-	_, err := client.ReadKeyValue(ctx, &pb.ReadKeyValueRequest{TenantId: b.in.tenant, Key: key, Consistency: b.in.consistency})
+	_, err := unary.ReadKeyValue(ctx, &pb.ReadKeyValueRequest{TenantId: b.in.tenant, Key: key, Consistency: b.in.consistency})
 	return err
 }
 
@@ -173,14 +196,14 @@ func (b *bencher) prepare(ctx context.Context) error {
 	var next atomic.Int64
 	var workers sync.WaitGroup
 	for w := range b.workers {
-		client := b.clients[w%len(b.clients)]
+		unary := b.clients[w%len(b.clients)]
 		workers.Go(func() {
 			for ctx.Err() == nil {
 				i := int(next.Add(1)) - 1
 				if i >= b.keys {
 					return
 				}
-				err := b.in.retry(ctx, func(ctx context.Context) error { return b.write(ctx, client, benchKey(i)) })
+				err := b.in.retry(ctx, func(ctx context.Context) error { return b.write(ctx, unary, benchKey(i)) })
 				if err != nil {
 					cancel(err)
 				}
@@ -233,7 +256,7 @@ func (b *bencher) measure(ctx context.Context) *benchReport {
 	var workers sync.WaitGroup
 	for w := range b.workers {
 		workers.Go(func() {
-			client := b.clients[w%len(b.clients)]
+			unary := b.clients[w%len(b.clients)]
 			random := rand.New(rand.NewPCG(uint64(w), 7))
 			writes, reads := newMeasured(), newMeasured()
 			for ctx.Err() == nil {
@@ -246,10 +269,10 @@ func (b *bencher) measure(ctx context.Context) *benchReport {
 				}
 				key := benchKey(random.IntN(b.keys))
 				if random.IntN(100) < b.readPercent {
-					err := b.read(ctx, client, key)
+					err := b.read(ctx, unary, key)
 					reads.add(err, time.Since(begin))
 				} else {
-					err := b.write(ctx, client, key)
+					err := b.write(ctx, unary, key)
 					writes.add(err, time.Since(begin))
 				}
 			}
@@ -336,10 +359,11 @@ func (r *benchReport) print(in *invocation) error {
 			Keys        int         `json:"keys"`
 			ValueSize   int         `json:"value_size"`
 			Rate        float64     `json:"rate"`
+			Pipeline    bool        `json:"pipeline"`
 			Operations  []benchLine `json:"operations"`
 		}{
 			r.took.Seconds(), r.options.workers, r.options.connections, r.options.keys, r.options.valueSize,
-			r.options.rate, operations,
+			r.options.rate, r.options.pipeline, operations,
 		}, "", "  ")
 		if err != nil {
 			return fmt.Errorf("print the report as JSON: %w", err)

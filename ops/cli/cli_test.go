@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -36,6 +37,9 @@ type server struct {
 	delete func(*pb.DeleteKeyValueRequest) (*pb.DeleteKeyValueResponse, error)
 	keys   func(*pb.ListKeysRequest) (*pb.ListKeysResponse, error)
 	other  func(request any) (any, error) // the rest
+
+	unary     bool         // it has no Pipeline
+	pipelined atomic.Int64 // operations that came through it
 }
 
 func (s *server) WriteKeyValue(ctx context.Context, q *pb.WriteKeyValueRequest) (*pb.WriteKeyValueResponse, error) {
@@ -52,6 +56,50 @@ func (s *server) DeleteKeyValue(_ context.Context, q *pb.DeleteKeyValueRequest) 
 
 func (s *server) ListKeys(_ context.Context, q *pb.ListKeysRequest) (*pb.ListKeysResponse, error) {
 	return s.keys(q)
+}
+
+// Pipeline answers as the calls of their own do.
+func (s *server) Pipeline(stream grpc.BidiStreamingServer[pb.PipelineRequest, pb.PipelineResponse]) error {
+	if s.unary {
+		return s.UnimplementedCoordinatorServiceServer.Pipeline(stream)
+	}
+	var sending sync.Mutex
+	var answering sync.WaitGroup
+	defer answering.Wait()
+	for {
+		request, err := stream.Recv()
+		if err != nil {
+			return nil
+		}
+		s.pipelined.Add(int64(len(request.GetOperations())))
+		for _, op := range request.GetOperations() {
+			answering.Go(func() {
+				a := s.answer(stream.Context(), op)
+				sending.Lock()
+				defer sending.Unlock()
+				_ = stream.Send(&pb.PipelineResponse{Answers: []*pb.PipelineAnswer{a}}) // to whoever is still there
+			})
+		}
+	}
+}
+
+func (s *server) answer(ctx context.Context, op *pb.PipelineOperation) *pb.PipelineAnswer {
+	a := &pb.PipelineAnswer{Id: op.GetId()}
+	var err error
+	if op.GetKind() == pb.PipelineOperation_KIND_READ {
+		var r *pb.ReadKeyValueResponse
+		r, err = s.read(ctx, &pb.ReadKeyValueRequest{TenantId: op.GetTenantId(), Key: op.GetKey(), Consistency: op.GetConsistency()})
+		a.Value = r.GetValue()
+	} else {
+		_, err = s.write(ctx, &pb.WriteKeyValueRequest{TenantId: op.GetTenantId(), Key: op.GetKey(), Value: op.GetValue(),
+			Consistency: op.GetConsistency(), IdempotencyKey: op.GetIdempotencyKey()})
+	}
+	if err != nil {
+		told := status.Convert(err)
+		reason, outcome := details(told)
+		a.Status = &pb.OperationStatus{Code: int32(told.Code()), Reason: reason, Message: told.Message(), Outcome: outcome}
+	}
+	return a
 }
 
 // start serves s until the test ends, and returns its address.
@@ -494,8 +542,16 @@ var weird = []string{
 }
 
 func TestDumpAndLoadRoundTrip(t *testing.T) {
+	for name, unary := range map[string]bool{"pipelined": false, "with a coordinator that has no Pipeline": true} {
+		t.Run(name, func(t *testing.T) { dumpAndLoad(t, unary) })
+	}
+}
+
+func dumpAndLoad(t *testing.T, unary bool) {
 	from := newStore(weird...)
-	addr := from.server().start(t)
+	source := from.server()
+	source.unary = unary
+	addr := source.start(t)
 	file := filepath.Join(t.TempDir(), "dump.jsonl")
 	if o := run(t, addr, "", "dump", "-o", file, "-concurrency", "2"); o.code != 0 || !strings.HasPrefix(o.stderr, "8 records, 1.0 MiB, ") {
 		t.Fatalf("%+v", o)
@@ -505,7 +561,9 @@ func TestDumpAndLoadRoundTrip(t *testing.T) {
 		t.Errorf("%v: -o and standard output differ", err)
 	}
 	to := newStore()
-	toAddr := to.server().start(t)
+	target := to.server()
+	target.unary = unary
+	toAddr := target.start(t)
 	if o := run(t, toAddr, "", "load", file); o.code != 0 || !strings.HasPrefix(o.stderr, "8 records, 1.0 MiB, ") {
 		t.Fatalf("%+v", o)
 	}
@@ -526,6 +584,9 @@ func TestDumpAndLoadRoundTrip(t *testing.T) {
 		t.Fatalf("%+v", o)
 	}
 	expectSame()
+	if read, written := source.pipelined.Load(), target.pipelined.Load(); !unary && (read != 16 || written < 14) {
+		t.Errorf("%d reads and %d writes were pipelined, want 16 and nearly as many", read, written)
+	}
 }
 
 func TestDumpKeepsOrderAndSkipsDeletedKeys(t *testing.T) {
@@ -691,10 +752,15 @@ func TestProgressOnATerminal(t *testing.T) {
 
 func TestBench(t *testing.T) {
 	s := newStore()
-	addr := s.server().start(t)
-	for _, mix := range []string{"write", "read", "mixed", "90"} {
-		o := run(t, addr, "", "bench", "-duration", "100ms", "-workers", "4", "-connections", "2", "-keys", "50",
-			"-value-size", "10", "-mix", mix, "-json")
+	srv := s.server()
+	addr := srv.start(t)
+	for _, mix := range []string{"write", "read", "mixed", "90", "mixed -pipeline"} {
+		before := srv.pipelined.Load()
+		o := run(t, addr, "", append([]string{"bench", "-duration", "100ms", "-workers", "4", "-connections", "2", "-keys", "50",
+			"-value-size", "10", "-json", "-mix"}, strings.Fields(mix)...)...)
+		if pipelined := srv.pipelined.Load() > before; pipelined != strings.HasSuffix(mix, "-pipeline") {
+			t.Errorf("%s: %d operations were pipelined", mix, srv.pipelined.Load()-before)
+		}
 		var report struct {
 			Seconds    float64     `json:"seconds"`
 			Operations []benchLine `json:"operations"`
@@ -702,7 +768,7 @@ func TestBench(t *testing.T) {
 		if err := json.Unmarshal([]byte(o.out), &report); err != nil || o.code != 0 {
 			t.Fatalf("%s: %v: %+v", mix, err, o)
 		}
-		want := map[string]int{"write": 1, "read": 1, "mixed": 2, "90": 2}[mix]
+		want := map[string]int{"write": 1, "read": 1, "mixed": 2, "90": 2, "mixed -pipeline": 2}[mix]
 		if len(report.Operations) != want || report.Seconds < 0.1 {
 			t.Fatalf("%s: %+v", mix, report)
 		}

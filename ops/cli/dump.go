@@ -13,8 +13,7 @@ import (
 	"sync"
 	"time"
 
-	"google.golang.org/grpc/status"
-
+	"github.com/pairdb/coordinator/rpc/client"
 	pb "github.com/pairdb/coordinator/rpc/coordinatorpb"
 )
 
@@ -46,7 +45,12 @@ func dump(fs *flag.FlagSet) action {
 			return err
 		}
 		defer conn.Close()
-		d := &dumper{in: in, client: pb.NewCoordinatorServiceClient(conn), prefix: *prefix}
+		pipeline, err := in.pipeline(conn)
+		if err != nil {
+			return err
+		}
+		defer pipeline.Close()
+		d := &dumper{in: in, lister: pb.NewCoordinatorServiceClient(conn), reader: pipeline, prefix: *prefix}
 		d.start = time.Now()
 		hide := in.show(&d.tally)
 		if *output == "" {
@@ -84,7 +88,8 @@ func replaceFile(path string, write func(io.Writer) error) (err error) {
 type dumper struct {
 	tally
 	in     *invocation
-	client pb.CoordinatorServiceClient
+	lister pb.CoordinatorServiceClient
+	reader *client.Client
 	prefix string
 	reads  sync.WaitGroup
 }
@@ -126,7 +131,7 @@ func (d *dumper) list(ctx context.Context, slots chan<- slot) error {
 	for token := ""; ; {
 		var page *pb.ListKeysResponse
 		err := d.in.retry(ctx, func(ctx context.Context) (err error) {
-			page, err = d.client.ListKeys(ctx, &pb.ListKeysRequest{
+			page, err = d.lister.ListKeys(ctx, &pb.ListKeysRequest{
 				TenantId: d.in.tenant, Prefix: d.prefix, PageSize: dumpPage, PageToken: token,
 			})
 			return err
@@ -151,14 +156,11 @@ func (d *dumper) list(ctx context.Context, slots chan<- slot) error {
 
 func (d *dumper) read(ctx context.Context, key string) dumped {
 	out := dumped{key: key}
-	out.err = d.in.retry(ctx, func(ctx context.Context) error {
-		a, err := d.client.ReadKeyValue(ctx, &pb.ReadKeyValueRequest{
-			TenantId: d.in.tenant, Key: key, Consistency: d.in.consistency,
-		})
-		out.value = a.GetValue()
+	out.err = d.in.retry(ctx, func(ctx context.Context) (err error) {
+		out.value, err = d.reader.Get(ctx, key)
 		return err
 	})
-	if reason, _ := details(status.Convert(out.err)); reason == "KEY_NOT_FOUND" {
+	if errors.Is(out.err, client.ErrKeyNotFound) {
 		out.absent, out.err = true, nil
 	}
 	return out

@@ -13,8 +13,9 @@ import (
 	"time"
 
 	"golang.org/x/sync/semaphore"
+	"google.golang.org/grpc"
 
-	pb "github.com/pairdb/coordinator/rpc/coordinatorpb"
+	"github.com/pairdb/coordinator/rpc/client"
 )
 
 const (
@@ -59,6 +60,11 @@ func load(fs *flag.FlagSet) action {
 			return err
 		}
 		defer conn.Close()
+		pipeline, err := in.pipeline(conn)
+		if err != nil {
+			return err
+		}
+		defer pipeline.Close()
 
 		ctx, stop := context.WithCancel(ctx)
 		defer stop()
@@ -66,7 +72,7 @@ func load(fs *flag.FlagSet) action {
 			input = interruptible(ctx, in.Stdin)
 		}
 		l := &loader{
-			in: in, client: pb.NewCoordinatorServiceClient(conn), memory: semaphore.NewWeighted(maxLoadBytes),
+			in: in, client: pipeline, memory: semaphore.NewWeighted(maxLoadBytes),
 			maxErrors: *maxErrors, stop: stop, seed: maphash.MakeSeed(),
 		}
 		l.start = time.Now()
@@ -78,12 +84,20 @@ func load(fs *flag.FlagSet) action {
 	}
 }
 
+// pipeline makes a client on connections that are its caller's to close. It
+// tries nothing again: commands know better what is safe.
+func (in *invocation) pipeline(conns ...*grpc.ClientConn) (*client.Client, error) {
+	return client.New(conns, client.Options{
+		Tenant: in.tenant, Level: client.Level(in.consistency), Timeout: in.timeout, MaxAttempts: 1,
+	})
+}
+
 // loader writes records. Each key belongs to one worker, so that lines of one
 // key are written in their order.
 type loader struct {
 	tally
 	in        *invocation
-	client    pb.CoordinatorServiceClient
+	client    *client.Client
 	memory    *semaphore.Weighted // bytes of lines that were read and not yet written
 	maxErrors int64
 	stop      context.CancelFunc
@@ -162,12 +176,9 @@ func (l *loader) write(ctx context.Context, r loadRecord) {
 	if ctx.Err() != nil {
 		return
 	}
-	request := &pb.WriteKeyValueRequest{
-		TenantId: l.in.tenant, Key: r.key, Value: r.value,
-		Consistency: l.in.consistency, IdempotencyKey: l.in.idempotencyKey,
-	}
+	request := client.WriteRequest{Key: r.key, Value: r.value, IdempotencyKey: l.in.idempotencyKey}
 	if err := l.in.retry(ctx, func(ctx context.Context) error {
-		_, err := l.client.WriteKeyValue(ctx, request)
+		_, err := l.client.Write(ctx, request)
 		return err
 	}); err != nil {
 		if ctx.Err() != nil {

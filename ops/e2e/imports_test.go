@@ -17,7 +17,7 @@ func TestArrowsPointOneWay(t *testing.T) {
 		{"rpc", "coord ring rpc"},
 		// The command line and the configuration reach the client's generated
 		// code and the engine's plain types.
-		{"ops", "coord ring rpc/coordinatorpb ops"},
+		{"ops", "coord ring rpc/coordinatorpb rpc/client ops"},
 	}
 	theirs := map[string]string{
 		"google.golang.org/grpc":             "rpc ops/cli ops/metrics ops/bench",
