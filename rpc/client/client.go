@@ -331,7 +331,7 @@ func (c *Client) attempt(ctx context.Context, call *call) *Error {
 		return closed(call.mutates(), false)
 	}
 	l := c.lane()
-	if l.unary.Load() || len(call.value) > inlineBytes {
+	if len(call.value) > inlineBytes || l.alone() {
 		return l.invoke(ctx, call)
 	}
 	err := l.do(ctx, call)

@@ -39,6 +39,9 @@ const (
 	maxMessage = 32 << 20
 )
 
+// unaryFor is for how long a coordinator is taken for one without Pipeline.
+const unaryFor = time.Minute
+
 // Pauses between attempts to open a stream.
 const (
 	reopenMin = 20 * time.Millisecond
@@ -65,11 +68,14 @@ type lane struct {
 	room   *semaphore.Weighted
 	size   int64 // of room
 	cancel context.CancelFunc
-	ctx    context.Context // of the lane
-	ended  chan struct{}   // closed when run has ended
-	wake   chan struct{}   // holds a token when send, or run without a stream, has something to do
-	unary  atomic.Bool     // the coordinator has no Pipeline
-	down   atomic.Pointer[string]
+	ctx    context.Context        // of the lane
+	ended  chan struct{}          // closed when run has ended
+	wake   chan struct{}          // holds a token when send, or run without a stream, has something to do
+	down   atomic.Pointer[string] // why there is no stream, nil while there may be one
+
+	// unaryUntil, in Unix nanoseconds, is set where the coordinator has no
+	// Pipeline: until then calls travel alone, and then it is asked again.
+	unaryUntil atomic.Int64
 
 	// encoding is held while values are read from calls. Who has taken a call
 	// that was being sent may hand it back after holding it.
@@ -114,6 +120,12 @@ func newLane(conn *grpc.ClientConn, maxBytes int) *lane {
 	l.timer.Stop()
 	go l.run()
 	return l
+}
+
+// alone tells whether calls travel as RPCs of their own.
+func (l *lane) alone() bool {
+	until := l.unaryUntil.Load()
+	return until != 0 && time.Now().UnixNano() < until
 }
 
 var callOptions = []grpc.CallOption{
@@ -262,7 +274,7 @@ func (l *lane) run() {
 				return lost(c.mutates(), false, "the coordinator has ended the stream")
 			})
 		case status.Code(err) == codes.Unimplemented:
-			l.unary.Store(true)
+			l.unaryUntil.Store(time.Now().Add(unaryFor).UnixNano())
 			l.abandon(func(*call, bool) *Error { return errNoPipeline })
 		default:
 			e := callError(err, false)
