@@ -89,10 +89,10 @@ func isTerminal(f *os.File) bool {
 	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }
 
-// gcPercent lets the heap grow to five times what is live before it is
-// collected. Measured against 100 in one run, coordinator and storage nodes
-// each with small heaps: a tenth more writes for a tenth less processor time.
-// GOGC and GOMEMLIMIT override it.
+// gcPercent lets a coordinator's heap grow to five times what is live before it
+// is collected. Measured against 100 in one run: up to 6 % less processor time
+// a read, for 50 to 110 MiB more memory. Storage nodes gained nothing by it.
+// GOGC overrides it.
 const gcPercent = 400
 
 func tuneRuntime() {
@@ -506,7 +506,6 @@ func runStorage(ctx context.Context, args []string, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	tuneRuntime()
 	log, err := logging.New(logging.Options{Level: node.LogLevel, Format: node.LogFormat, Output: stderr})
 	if err != nil {
 		return err

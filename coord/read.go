@@ -20,6 +20,7 @@ type read struct {
 	hedgeAt  instant
 	hedge    time.Duration
 	hedges   *hedgeBudget
+	overdue  bool // the budget refused a hedge: the next one needs none
 	// awaitRepair makes the read wait for the repair of every stale replica it
 	// has met, instead of the majority its answer needs.
 	awaitRepair bool
@@ -341,20 +342,26 @@ func (r *read) wake(now instant, fx *effects) {
 		r.expire(fx)
 	case now >= r.hedgeAt:
 		r.hedgeAt = never
-		r.hedgeRead(fx)
+		r.hedgeRead(now, fx)
 	}
 }
 
 // hedgeRead asks one more replica, for the value: whoever is slow, the answers
 // of this one and of the others make the level.
-func (r *read) hedgeRead(fx *effects) {
+func (r *read) hedgeRead(now instant, fx *effects) {
+	asking := r.stage == readAsking && r.asks.unasked() != 0
+	fetching := r.stage == readFetching && r.holders()&^r.fetches.asked&^r.fetches.tally.no != 0
 	switch {
-	case r.stage == readAsking && r.asks.unasked() != 0 && r.hedges.take():
+	case !asking && !fetching:
+	case !r.overdue && !r.hedges.take():
+		// As in write.wake: the budget does not protect a replica that is silent.
+		r.overdue, r.hedgeAt = true, now.add(silentAfter)
+	case asking:
 		i, _ := r.asks.next()
 		r.valued = r.valued.with(i)
 		fx.call(CallRead, 0, phaseRead, i)
 		fx.hedged()
-	case r.stage == readFetching && r.holders()&^r.fetches.asked&^r.fetches.tally.no != 0 && r.hedges.take():
+	default:
 		r.fetch(fx)
 		fx.hedged()
 	}

@@ -28,6 +28,7 @@ type write struct {
 	hedgeAt  instant // one more replica is asked for its clock then
 	hedge    time.Duration
 	hedges   *hedgeBudget
+	overdue  bool // the budget refused a hedge: the next one needs none
 
 	clocks   inquiry
 	clocksOK bool
@@ -417,10 +418,16 @@ func (w *write) wake(now instant, fx *effects) {
 		fx.store = stepReserve
 	case w.stage == writeGathering && now >= w.hedgeAt:
 		w.hedgeAt = never
-		if !w.clocksOK && w.clocks.unasked() != 0 && w.hedges.take() {
+		switch {
+		case w.clocksOK || w.clocks.unasked() == 0:
+		case w.overdue || w.hedges.take():
 			i, _ := w.clocks.next()
 			fx.call(CallHead, 0, phaseClocks, i)
 			fx.hedged()
+		default:
+			// The budget is for slow replicas. One that is silent for longer
+			// has failed, for all that is known, and another takes its place.
+			w.overdue, w.hedgeAt = true, now.add(silentAfter)
 		}
 	case w.stage == writeSending:
 		w.decide(now, fx)
