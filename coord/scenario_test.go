@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -20,7 +21,8 @@ import (
 //	                                  long each takes to answer; "down" is known to be down,
 //	                                  "lost" loses what it is sent, "full" refuses writes
 //	put c1 KEY VALUE [level=L] [id=K] [timeout=T] [leave=T]   through coordinator c1; its client
-//	                                  goes away after leave
+//	                                  goes away after leave; [hedge=T] [hedges=N]: after T one more
+//	                                  replica is asked, of which the budget allows N
 //	delete c1 KEY ..., get c1 KEY ...
 //	concurrently                      the commands in its lines, started at one instant;
 //	                                  "+5ms put ..." starts later
@@ -215,7 +217,7 @@ func (s *scenario) waitFor(inner, done *bool) {
 // operation starts put, get or delete and returns a flag set when it has answered.
 func (s *scenario) operation(t *testing.T, words []string) *bool {
 	kind, c, key := words[0], s.coordinator(words[1]), words[2]
-	options := map[string]string{"level": "quorum", "timeout": "1s", "id": "", "hedge": "1h", "leave": ""}
+	options := map[string]string{"level": "quorum", "timeout": "1s", "id": "", "hedge": "1h", "leave": "", "hedges": "100"}
 	var value string
 	for _, word := range words[3:] {
 		if name, v, ok := strings.Cut(word, "="); ok && slices.Contains(slices.Sorted(maps.Keys(options)), name) {
@@ -239,7 +241,11 @@ func (s *scenario) operation(t *testing.T, words []string) *bool {
 	started := s.now
 	deadline := started.add(parseDuration(t, options["timeout"]))
 	budget := new(hedgeBudget)
-	budget.credit.Store(hedgeBurst)
+	hedges, err := strconv.Atoi(options["hedges"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	budget.credit.Store(int64(hedges) * hedgeCost)
 	op := &simOp{world: s.world}
 	claimKey := ClaimKey{tenantOfScenarios, key, options["id"]}
 	if kind == "get" {
