@@ -223,7 +223,11 @@ func (s *session) takeBack(ctx context.Context, conn *pgx.Conn, former server) e
 			if h.locked || !time.Now().Before(until) {
 				break
 			}
-			time.Sleep(identityPoll / 5)
+			select {
+			case <-time.After(identityPoll / 5):
+			case <-ctx.Done():
+				return fmt.Errorf("wait for the former connection to end: %w", ctx.Err())
+			}
 		}
 		var incarnation uint64
 		if h.locked {
