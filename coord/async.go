@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
-	"time"
 )
 
 // Waiter is told the answer of an operation that StartWrite or StartRead
@@ -25,24 +24,26 @@ func (c *Coordinator) StartWrite(req WriteRequest, w Waiter) {
 		return
 	}
 	if t, ok := c.tenants.ready(req.Tenant); ok {
-		c.startWrite(t.ReplicationFactor, &req, w)
-		return
+		if v := c.view.Load(); v.serves(t) {
+			c.startWrite(v, t, &req, w)
+			return
+		}
 	}
 	go c.awaitTenantOfWrite(req, w)
 }
 
 func (c *Coordinator) awaitTenantOfWrite(req WriteRequest, w Waiter) {
-	t, err := c.awaitTenant(context.Background(), req.Tenant, req.Deadline)
+	v, t, err := c.awaitTenant(context.Background(), req.Tenant, req.Deadline)
 	if err != nil {
 		c.ended()
 		w.Written(WriteResult{}, &WriteError{Outcome: NotApplied, Err: err})
 		return
 	}
-	c.startWrite(t.ReplicationFactor, &req, w)
+	c.startWrite(v, t, &req, w)
 }
 
-func (c *Coordinator) startWrite(rf int, req *WriteRequest, w Waiter) {
-	o := c.open(opWrite, rf, req.Tenant, req.Key, req.Level, req.Deadline)
+func (c *Coordinator) startWrite(v *view, t *Tenant, req *WriteRequest, w Waiter) {
+	o := c.open(opWrite, v, t, req.Key, req.Level, req.Deadline)
 	o.waiter = w
 	o.takeWrite(req)
 	o.start()
@@ -55,61 +56,43 @@ func (c *Coordinator) StartRead(req ReadRequest, w Waiter) {
 		return
 	}
 	if t, ok := c.tenants.ready(req.Tenant); ok {
-		c.startRead(t.ReplicationFactor, &req, w)
-		return
+		if v := c.view.Load(); v.serves(t) {
+			c.startRead(v, t, &req, w)
+			return
+		}
 	}
 	go c.awaitTenantOfRead(req, w)
 }
 
 func (c *Coordinator) awaitTenantOfRead(req ReadRequest, w Waiter) {
-	t, err := c.awaitTenant(context.Background(), req.Tenant, req.Deadline)
+	v, t, err := c.awaitTenant(context.Background(), req.Tenant, req.Deadline)
 	if err != nil {
 		c.ended()
 		w.Found(ReadResult{}, err)
 		return
 	}
-	c.startRead(t.ReplicationFactor, &req, w)
+	c.startRead(v, t, &req, w)
 }
 
-func (c *Coordinator) startRead(rf int, req *ReadRequest, w Waiter) {
-	o := c.open(opRead, rf, req.Tenant, req.Key, req.Level, req.Deadline)
+func (c *Coordinator) startRead(v *view, t *Tenant, req *ReadRequest, w Waiter) {
+	o := c.open(opRead, v, t, req.Key, req.Level, req.Deadline)
 	o.waiter = w
 	o.takeRead()
 	o.start()
-}
-
-// awaitTenant looks up a tenant that is not at hand, until due at the latest.
-func (c *Coordinator) awaitTenant(ctx context.Context, id string, due time.Time) (Tenant, error) {
-	if !due.IsZero() {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithDeadline(ctx, due)
-		defer cancel()
-	}
-	return c.tenants.get(ctx, id)
-}
-
-// ready returns a tenant that get would return without waiting.
-func (t *tenantCache) ready(id string) (Tenant, bool) {
-	cached, have := t.cache.GetIfPresent(id)
-	if !have || !t.fresh(cached) {
-		return Tenant{}, false
-	}
-	t.looked(true)
-	return cached.Tenant, true
 }
 
 // takeWrite completes a write, which is locked, with what is asked of it.
 func (o *operation) takeWrite(req *WriteRequest) {
 	c, w := o.c, &o.write
 	w.issuer = &c.issuer
-	w.value, w.delete = req.Value, req.Delete
+	w.value, w.delete, w.ttl = req.Value, req.Delete, req.TTL
 	w.deadline, w.hedges = o.deadline, &c.hedges
 	w.hedge = hedgeAfter(o.peers, Majority(w.rf))
 	if req.IdempotencyKey != "" {
 		w.keyed = true
 		w.print = fingerprint(*req)
 		rand.Read(w.attempt[:])
-		o.claimKey = ClaimKey{req.Tenant, req.Key, req.IdempotencyKey}
+		o.claimKey = ClaimKey{w.tenant, req.Key, req.IdempotencyKey}
 	}
 }
 
@@ -117,6 +100,7 @@ func (o *operation) takeWrite(req *WriteRequest) {
 func (o *operation) takeRead() {
 	c, r := o.c, &o.read
 	r.deadline, r.hedges, r.awaitRepair = o.deadline, &c.hedges, c.options.AwaitRepair
+	r.wall = o.began
 	r.hedge = hedgeAfter(o.peers, r.level.need(r.rf))
 }
 

@@ -2,6 +2,7 @@ package coord
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
@@ -96,6 +97,9 @@ type Coordinator struct {
 	handoff     *handoff // nil without Options.Hints
 	identity    identityKeeper
 	view        atomic.Pointer[view]
+	rings       rings // operations that wait for a newer one
+	migrations  migrations
+	run         string     // names this process among those of its node id
 	reshaping   sync.Mutex // held while a view replaces another
 	origin      time.Time  // instant 0
 	startedAt   time.Time
@@ -127,7 +131,10 @@ func New(ctx context.Context, options Options) (*Coordinator, error) {
 		pool:        sync.Pool{New: newOperation},
 		idle:        make(chan struct{}, 1),
 		retired:     make(chan struct{}),
+		rings:       rings{wake: make(chan struct{}, 1)},
+		run:         rand.Text(),
 	}
+	c.migrations = migrations{c: c, wake: make(chan struct{}, 1)}
 	c.identity = identityKeeper{c: c, held: options.Identity, failed: make(chan error, 1)}
 	c.hedges.credit.Store(hedgeBurst)
 	c.tenants.open(c.metadata, options.TenantTTL, options.TenantCacheSize, c.now, options.Events.TenantCache)
@@ -139,7 +146,7 @@ func New(ctx context.Context, options Options) (*Coordinator, error) {
 	if err := c.reshape(topology); err != nil {
 		return nil, err
 	}
-	run, stop := context.WithCancel(context.Background())
+	running, stop := context.WithCancel(context.Background())
 	c.stop = stop
 	if options.Hints != nil {
 		c.handoff = newHandoff(c, options.Hints)
@@ -149,12 +156,14 @@ func New(ctx context.Context, options Options) (*Coordinator, error) {
 			stop()
 			return nil, errors.Join(err, c.view.Load().close())
 		}
-		c.background.Go(func() { c.handoff.run(run) })
+		c.background.Go(func() { c.handoff.run(running) })
 	}
-	c.background.Go(func() { c.watchTopology(run) })
-	c.background.Go(func() { c.identity.run(run) })
+	c.background.Go(func() { c.watchTopology(running) })
+	c.background.Go(func() { c.followRings(running) })
+	c.background.Go(func() { c.keepHouse(running) })
+	c.background.Go(func() { c.identity.run(running) })
 	if watcher, ok := options.Metadata.(Watcher); ok {
-		c.background.Go(func() { watcher.Watch(run, func(change Change) { c.noteChange(run, change) }) })
+		c.background.Go(func() { watcher.Watch(running, func(change Change) { c.noteChange(running, change) }) })
 	}
 	return c, nil
 }
@@ -238,19 +247,20 @@ func (c *Coordinator) enter(ctx context.Context, kind operationKind, tenant, key
 		return nil, err
 	}
 	t, ok := c.tenants.ready(tenant)
-	if !ok {
+	v := c.view.Load()
+	if !ok || !v.serves(t) {
 		var err error
-		if t, err = c.awaitTenant(ctx, tenant, due); err != nil {
+		if v, t, err = c.awaitTenant(ctx, tenant, due); err != nil {
 			c.ended()
 			return nil, err
 		}
 	}
-	return c.open(kind, t.ReplicationFactor, tenant, key, level, due), nil
+	return c.open(kind, v, t, key, level, due), nil
 }
 
 // open takes an operation and gives it its subject: the key, its replicas, and
 // their order. It returns with the operation locked.
-func (c *Coordinator) open(kind operationKind, rf int, tenant, key string, level Level, due time.Time) *operation {
+func (c *Coordinator) open(kind operationKind, v *view, t *Tenant, key string, level Level, due time.Time) *operation {
 	if level == LevelDefault {
 		level = c.options.DefaultLevel
 	}
@@ -263,12 +273,9 @@ func (c *Coordinator) open(kind operationKind, rf int, tenant, key string, level
 	if at := instant(due.Sub(c.origin)); !due.IsZero() && at < o.deadline {
 		o.limit = at
 	}
-	v := c.view.Load()
+	o.id, o.rf = t.ID, t.ReplicationFactor
 	sub := o.subject()
-	*sub = subject{
-		tenant: tenant, key: key, token: ring.KeyToken(tenant, key),
-		epoch: v.ring.Epoch(), level: level, rf: rf,
-	}
+	*sub = subject{tenant: t.Space, key: key, token: ring.KeyToken(t.ID, key), level: level}
 	o.place(v, sub)
 	return o
 }
@@ -285,14 +292,15 @@ func (c *Coordinator) noteFailure(deletion bool, err error) {
 	c.events.QuorumFailure(operation, quorum)
 }
 
-func (c *Coordinator) noteRepair(s *subject, node string) {
+func (c *Coordinator) noteRepair(tenant, key, node string) {
 	if f := c.events.Repair; f != nil {
-		f(s.tenant, s.key, node)
+		f(tenant, key, node)
 	}
 }
 
 // fingerprint covers what a keyed request does: a retry may ask for another
-// level, but not for another value or operation.
+// level, but not for another value, lifetime or operation. The value's length
+// is in it, so nothing that follows can be taken for a part of the value.
 func fingerprint(req WriteRequest) Fingerprint {
 	h := sha256.New()
 	var head [9]byte
@@ -302,5 +310,9 @@ func fingerprint(req WriteRequest) Fingerprint {
 	binary.BigEndian.PutUint64(head[1:], uint64(len(req.Value)))
 	h.Write(head[:])
 	h.Write(req.Value)
+	if req.TTL != 0 {
+		binary.BigEndian.PutUint64(head[1:], uint64(req.TTL))
+		h.Write(head[1:])
+	}
 	return Fingerprint(h.Sum(nil)[:16])
 }

@@ -2,6 +2,7 @@ package coord
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -37,8 +38,12 @@ type operation struct {
 	peers      []*peer // in the order of the subject's targets
 	peersBuf   [maxTargets]*peer
 	targetsBuf [maxTargets]target
+	heard      [maxTargets]heard // of the peers, before the operation's version was decided on
 	calls      []outCall
 	used       int
+	attempt    uint32        // counts the rings that the operation was tried with
+	rf         int           // of the tenant
+	id         string        // of the tenant; calls carry its space
 	answered   chan struct{} // capacity 1
 }
 
@@ -52,13 +57,22 @@ const (
 
 func (k operationKind) String() string { return [...]string{"none", "write", "read"}[k] }
 
+// heard is what a node said of its own time.
+type heard struct {
+	boot  uint64
+	clock time.Duration
+}
+
 // outCall is a call with what its answer is booked to.
 type outCall struct {
 	Call
-	sentAt instant
-	phase  phase
-	target uint8
-	hedge  bool
+	o       *operation
+	peer    *peer
+	sentAt  instant
+	attempt uint32 // of the operation
+	phase   phase
+	target  uint8
+	hedge   bool
 }
 
 func newOperation() any {
@@ -78,18 +92,19 @@ func (c *Coordinator) acquire(kind operationKind, timeout time.Duration) *operat
 	return o
 }
 
-// place chooses the subject's replicas from the ring and ranks them.
+// place chooses the subject's replicas from the view and ranks them.
 func (o *operation) place(v *view, sub *subject) {
-	var nodes [maxTargets]uint32
 	var down [maxTargets]error
-	o.peers = o.peersBuf[:0]
-	for _, n := range v.ring.Replicas(nodes[:0], sub.token, min(sub.rf, maxTargets)) {
-		o.peers = append(o.peers, v.members[n])
-	}
+	var p placement
+	v.place(&p, o.id, sub.token, o.rf)
+	o.peers = append(o.peersBuf[:0], p.peers...)
 	rank(o.peers, o.started, sub.level, down[:])
+	sub.epoch, sub.rf = v.topology.Epoch, o.rf
+	sub.sides = p.sides(o.peers)
 	sub.targets = o.targetsBuf[:len(o.peers)]
-	for i, p := range o.peers {
-		sub.targets[i] = target{node: p.node.ID, down: down[i]}
+	for i, peer := range o.peers {
+		sub.targets[i] = target{node: peer.node.ID, down: down[i]}
+		o.heard[i].boot, o.heard[i].clock = peer.replica.Heard()
 	}
 	// A replica is asked at most once in each of an operation's phases, of
 	// which a read has three.
@@ -123,20 +138,23 @@ func (o *operation) run(ctx context.Context) {
 }
 
 // Done carries the operation on with a finished call.
-func (o *operation) Done(call *Call) {
-	out := &o.calls[call.Slot]
-	p := o.peers[out.target]
+func (out *outCall) Done(call *Call) {
+	o := out.o
 	now := o.c.now()
 	took := time.Duration(now - out.sentAt)
-	p.answered(now, took, call.Kind != CallApply && !out.hedge, call.Err)
+	out.peer.answered(now, took, call.Kind != CallApply && !out.hedge, call.Err)
 	if f := o.c.events.ReplicaCall; f != nil {
-		f(p.node.ID, call.Kind, took, call.Err)
+		f(out.peer.node.ID, call.Kind, took, call.Err)
 	}
 	o.mu.Lock()
-	switch o.kind {
-	case opWrite:
-		o.write.reply(out.phase, int(out.target), &call.Held, call.Err, now, &o.fx)
-	case opRead:
+	switch stale := (*StaleRingError)(nil); {
+	case out.attempt != o.attempt || o.subject().outdated:
+		// A phase counts the answers of one ring only.
+	case call.Err != nil && !o.isAnswered() && errors.As(call.Err, &stale):
+		o.outdate(stale.Epoch)
+	case o.kind == opWrite:
+		o.write.reply(out.phase, int(out.target), &call.Held, call.Floor, call.Err, now, &o.fx)
+	case o.kind == opRead:
 		o.read.reply(out.phase, int(out.target), &call.Held, call.Err, now, &o.fx)
 	}
 	o.refs--
@@ -197,14 +215,13 @@ func (o *operation) carryOut() {
 		o.recycle()
 		return
 	}
-	peers := o.peers
 	o.mu.Unlock()
 
 	if fx.store != noStep {
 		go o.store(fx.store)
 	}
 	for _, call := range calls[:fx.n] {
-		peers[call.target].replica.Do(&call.Call)
+		call.peer.replica.Do(&call.Call)
 	}
 	if tell {
 		o.tell()
@@ -221,28 +238,30 @@ func (o *operation) release() {
 
 // prepare books a call.
 func (o *operation) prepare(s send) *outCall {
-	slot := o.used
+	out := &o.calls[o.used]
 	o.used++
-	out := &o.calls[slot]
 	sub := o.subject()
 	out.Call = Call{
 		Kind: s.kind, Intent: s.intent,
 		Tenant: sub.tenant, Key: sub.key, Token: sub.token, Epoch: sub.epoch,
-		Deadline: o.expires, Caller: o, Slot: slot,
+		Deadline: o.expires, Caller: out,
 	}
+	out.o, out.attempt, out.peer = o, o.attempt, o.peers[s.target]
 	if s.kind == CallApply {
+		heard := &o.heard[s.target]
+		out.Boot, out.Heard = heard.boot, heard.clock
 		if o.kind == opWrite {
 			out.Version = o.write.version
 		} else {
 			out.Version = o.read.best
-			o.c.noteRepair(sub, o.peers[s.target].node.ID)
+			o.c.noteRepair(o.id, sub.key, out.peer.node.ID)
 		}
 	}
 	out.phase, out.target, out.hedge = s.phase, s.target, s.hedge
 	out.sentAt = o.c.now()
-	o.peers[s.target].sending(out.sentAt)
+	out.peer.sending(out.sentAt)
 	if f := o.c.events.Hedge; s.hedge && f != nil {
-		f(o.peers[s.target].node.ID)
+		f(out.peer.node.ID)
 	}
 	return out
 }
@@ -283,8 +302,7 @@ func (o *operation) noteAnswer() {
 		clash = &o.read.clash
 	}
 	if f := o.c.events.Conflict; f != nil && clash.winner.Exists() {
-		sub := o.subject()
-		f(sub.tenant, sub.key, clash.winner, clash.loser)
+		f(o.id, o.subject().key, clash.winner, clash.loser)
 	}
 }
 
@@ -352,6 +370,7 @@ func (o *operation) recycle() {
 		o.read = read{}
 	}
 	o.kind, o.wakeAt, o.claimKey, o.peers = opNone, never, ClaimKey{}, nil
+	o.attempt, o.id = 0, ""
 	o.mu.Unlock()
 	c.pool.Put(o)
 	c.ended()

@@ -10,7 +10,7 @@ import (
 // The binary form of a Head, as storage nodes and idempotency stores keep it:
 //
 //	format (1 byte, 1) | flags (1 byte) | timestamp | writer id | incarnation |
-//	number of clock entries | per entry: id, counter, updated
+//	number of clock entries | per entry: id, counter, updated | expires - timestamp, with flagExpires
 //
 // Integers are unsigned varints, strings a varint length and their bytes.
 // Updated is kept as timestamp - updated, which is small and never negative
@@ -18,7 +18,8 @@ import (
 const (
 	headFormat    = 1
 	flagTombstone = 1 << 0
-	knownFlags    = flagTombstone
+	flagExpires   = 1 << 1
+	knownFlags    = flagTombstone | flagExpires
 )
 
 // maxNodeIDBytes bounds a coordinator's or storage node's id.
@@ -33,6 +34,9 @@ func AppendHead(dst []byte, h *Head) []byte {
 	if h.Tombstone {
 		flags |= flagTombstone
 	}
+	if h.Expires != 0 {
+		flags |= flagExpires
+	}
 	dst = append(dst, headFormat, flags)
 	dst = binary.AppendUvarint(dst, uint64(h.Timestamp))
 	dst = appendString(dst, h.Writer.ID)
@@ -42,6 +46,9 @@ func AppendHead(dst []byte, h *Head) []byte {
 		dst = appendString(dst, e.ID)
 		dst = binary.AppendUvarint(dst, uint64(e.Counter))
 		dst = binary.AppendUvarint(dst, uint64(h.Timestamp-e.Updated))
+	}
+	if h.Expires != 0 {
+		dst = binary.AppendUvarint(dst, uint64(h.Expires-h.Timestamp))
 	}
 	return dst
 }
@@ -86,6 +93,13 @@ func DecodeHead(b []byte, intern func([]byte) string) (h Head, rest []byte, err 
 				d.fail("clock order")
 			}
 		}
+	}
+	if b[1]&flagExpires != 0 {
+		life := d.int63("expiry")
+		if life == 0 || life > math.MaxInt64-h.Timestamp || h.Tombstone {
+			d.fail("expiry")
+		}
+		h.Expires = h.Timestamp + life
 	}
 	if d.err == nil && !h.Exists() {
 		d.fail("timestamp")

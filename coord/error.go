@@ -73,16 +73,22 @@ type ReplicaError struct {
 // QuorumError says which phase of an operation fell short, how many answers it
 // needed and had, and what failed where. It is ErrNoQuorum.
 type QuorumError struct {
-	Phase    string // what was attempted: "read", "read clocks for write", "write", ...
-	Level    Level
-	Need     int
-	Have     int
+	Phase string // what was attempted: "read", "read clocks for write", "write", ...
+	Level Level
+	Need  int
+	Have  int
+	// Side tells, while the key's replicas are changing, which set fell short:
+	// those "before" the change, or those "after" it. Else it is empty.
+	Side     string
 	Replicas []ReplicaError
 }
 
 func (e *QuorumError) Error() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s at %s: %d of %d required replicas answered", e.Phase, e.Level, e.Have, e.Need)
+	if e.Side != "" {
+		fmt.Fprintf(&b, " of those %s the change of topology that is under way", e.Side)
+	}
 	sep := ": "
 	for _, r := range e.Replicas {
 		fmt.Fprintf(&b, "%s%s: %v", sep, r.Node, r.Err)

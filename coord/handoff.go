@@ -345,32 +345,40 @@ func (h *handoff) deliver(ctx context.Context, hints []Hint) (settled []Hint, fa
 	owners := make([][]*Call, len(hints))
 	for i := range hints {
 		hint := &hints[i]
-		tenant, err := h.c.tenants.get(ctx, hint.Tenant)
-		if errors.Is(err, ErrTenantNotFound) {
+		id := tenantOfSpace(hint.Tenant)
+		tenant, err := h.c.tenants.get(ctx, id, v.topology.TenantsEpoch)
+		if errors.Is(err, ErrTenantNotFound) || err == nil && tenant.Space != hint.Tenant {
 			continue // its data is gone with it
+		}
+		if err == nil && !v.serves(tenant) {
+			err = fmt.Errorf("%w: the ring is older than tenant %q", ErrMetadataUnavailable, id)
 		}
 		if err != nil {
 			failure = err
 			owners[i] = []*Call{{Err: err}}
 			continue
 		}
-		var nodes [maxTargets]uint32
-		targets := v.ring.Replicas(nodes[:0], hint.Token, tenant.ReplicationFactor)
-		if at := slices.IndexFunc(targets, func(n uint32) bool { return v.members[n].node.ID == hint.Node }); at >= 0 {
+		var where placement
+		v.place(&where, id, hint.Token, tenant.ReplicationFactor)
+		// While the key's replicas change, both sets get what one of them missed.
+		targets := where.peers
+		at := slices.IndexFunc(targets, func(p *peer) bool { return p.node.ID == hint.Node })
+		if at >= 0 && where.news == 0 {
 			targets = targets[at : at+1]
 		}
 		if len(targets) == 0 {
 			owners[i] = []*Call{{Err: errNoOwner}}
 		}
-		for _, n := range targets {
+		for _, p := range targets {
 			call := &Call{
 				Kind: CallApply, Intent: IntentRepair,
-				Tenant: hint.Tenant, Key: hint.Key, Token: hint.Token, Epoch: v.ring.Epoch(),
+				Tenant: hint.Tenant, Key: hint.Key, Token: hint.Token, Epoch: v.topology.Epoch,
 				Version: hint.Version, Deadline: deadline, Caller: out,
 			}
+			call.Boot, call.Heard = p.replica.Heard()
 			owners[i] = append(owners[i], call)
 			out.left.Add(1)
-			v.members[n].replica.Do(call)
+			p.replica.Do(call)
 		}
 	}
 	out.finish()

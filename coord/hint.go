@@ -64,6 +64,10 @@ type Hints interface {
 	ExpireHints(ctx context.Context, before time.Time, limit int) (int, error)
 	// Owe marks ranges as owed to node.
 	Owe(ctx context.Context, node string, ranges []uint16) error
+	// Owed lists the ranges that are owed to node, in order.
+	Owed(ctx context.Context, node string) ([]uint16, error)
+	// Settle takes ranges off those that are owed to node.
+	Settle(ctx context.Context, node string, ranges []uint16) error
 	// Debts lists what nodes are owed, by node; those owed nothing are left out.
 	Debts(ctx context.Context) ([]Debt, error)
 }

@@ -2,8 +2,12 @@ package coord
 
 import (
 	"context"
-	"fmt"
+	"errors"
+	"slices"
 	"sync"
+	"time"
+
+	"github.com/pairdb/coordinator/ring"
 )
 
 // Keys lists a page of a tenant's keys, each once, in the order of their
@@ -15,25 +19,50 @@ func (c *Coordinator) Keys(ctx context.Context, req KeysRequest) (KeysPage, erro
 		return KeysPage{}, err
 	}
 	defer c.ended()
-	tenant, err := c.tenants.get(ctx, req.Tenant)
-	if err != nil {
-		return KeysPage{}, err
+	for {
+		v, tenant, err := c.awaitTenant(ctx, req.Tenant, time.Time{})
+		if err != nil {
+			return KeysPage{}, err
+		}
+		page, err := c.keys(ctx, v, tenant, req)
+		stale := (*StaleRingError)(nil)
+		if !errors.As(err, &stale) {
+			return page, err
+		}
+		if err := c.learnRing(ctx, stale.Epoch); err != nil {
+			return KeysPage{}, err
+		}
 	}
-	v := c.view.Load()
-	scan := ScanRequest{Tenant: req.Tenant, Prefix: req.Prefix, After: req.After, Limit: min(max(req.Limit, 1), MaxScanPage)}
-	pages := make([]ScanPage, len(v.members))
-	errs := make([]error, len(v.members))
+}
+
+// keys asks the members, which hold all there is: those of before a change that
+// is under way, since every acknowledged write is on a quorum of theirs too.
+func (c *Coordinator) keys(ctx context.Context, v *view, tenant *Tenant, req KeysRequest) (KeysPage, error) {
+	scan := ScanRequest{
+		Epoch: v.topology.Epoch, Span: ring.Everything(), Tenant: tenant.Space, Prefix: req.Prefix, After: req.After,
+		Limit: min(max(req.Limit, 1), MaxScanPage),
+	}
+	members := v.members
+	if v.change != nil && v.change.lostNode() != "" {
+		members = slices.DeleteFunc(slices.Clone(members), func(p *peer) bool { return p.node.ID == v.change.lostNode() })
+	}
+	pages := make([]ScanPage, len(members))
+	errs := make([]error, len(members))
 	var all sync.WaitGroup
-	for i, p := range v.members {
+	for i, p := range members {
 		all.Go(func() { pages[i], errs[i] = p.replica.Scan(ctx, scan) })
 	}
 	all.Wait()
 
-	failed := &QuorumError{Phase: "list keys", Level: Quorum, Need: len(v.members) - (tenant.ReplicationFactor - Majority(tenant.ReplicationFactor))}
+	missing := tenant.ReplicationFactor - Majority(tenant.ReplicationFactor)
+	failed := &QuorumError{Phase: "list keys", Level: Quorum, Need: len(v.members) - missing}
 	var answered []ScanPage
 	for i, err := range errs {
+		if stale := (*StaleRingError)(nil); errors.As(err, &stale) {
+			return KeysPage{}, err
+		}
 		if err != nil {
-			failed.Replicas = append(failed.Replicas, ReplicaError{v.members[i].node.ID, err})
+			failed.Replicas = append(failed.Replicas, ReplicaError{members[i].node.ID, err})
 			continue
 		}
 		answered = append(answered, pages[i])
@@ -44,12 +73,12 @@ func (c *Coordinator) Keys(ctx context.Context, req KeysRequest) (KeysPage, erro
 	if failed.Have = len(answered); failed.Have < failed.Need {
 		return KeysPage{}, failed
 	}
-	return mergePages(answered, scan.Limit), nil
+	return mergePages(answered, scan.Limit, c.options.Wall()), nil
 }
 
 // mergePages merges what nodes answered to the same scan, up to the least
 // position that all of them have covered.
-func mergePages(pages []ScanPage, limit int) KeysPage {
+func mergePages(pages []ScanPage, limit int, now time.Time) KeysPage {
 	var horizon *Position
 	for _, p := range pages {
 		if p.Next != nil && (horizon == nil || p.Next.Compare(*horizon) < 0) {
@@ -87,29 +116,8 @@ func mergePages(pages []ScanPage, limit int) KeysPage {
 			}
 		}
 		merged.Next = &position
-		if newest.Live() {
+		if newest.Live(now) {
 			merged.Keys = append(merged.Keys, position.Key)
 		}
 	}
-}
-
-// tenantIsEmpty fails with ErrMigrationConflict unless every node says that it
-// holds no key of the tenant, deleted ones included.
-func (c *Coordinator) tenantIsEmpty(ctx context.Context, tenant string) error {
-	for _, p := range c.view.Load().members {
-		for scan := (ScanRequest{Tenant: tenant, Limit: 1}); ; {
-			page, err := p.replica.Scan(ctx, scan)
-			if err != nil {
-				return fmt.Errorf("%w: node %q cannot be asked whether it holds keys of tenant %q: %w", ErrMigrationConflict, p.node.ID, tenant, err)
-			}
-			if len(page.Items) > 0 {
-				return fmt.Errorf("%w: tenant %q holds keys, and this release cannot move them", ErrMigrationConflict, tenant)
-			}
-			if page.Next == nil {
-				break
-			}
-			scan.After = page.Next
-		}
-	}
-	return nil
 }

@@ -48,3 +48,8 @@ func (l Level) need(rf int) int {
 	}
 	return Majority(rf)
 }
+
+// fence is the fewest of a key's replicas that every quorum has one of, where
+// there are members of the rf that there should be. It is 0 where they are too
+// few for a quorum.
+func fence(members, rf int) int { return max(members-rf/2, 0) }

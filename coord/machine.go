@@ -32,6 +32,57 @@ type subject struct {
 	level   Level
 	rf      int
 	targets []target
+	// sides are the key's replicas and, while a change of topology goes on that
+	// changes them, those that it leads to. Without a change the second is empty.
+	sides [2]side
+	// outdated: a replica knows a newer ring. Nothing new is asked until the
+	// operation goes on with that one.
+	outdated bool
+}
+
+// side is a replica set among an operation's targets.
+type side struct {
+	members set
+	quorum  int // how many of them an operation needs
+	all     int // how many the level all asks for
+	fence   int // the fewest of them that are in every quorum
+}
+
+// newSide is a replica set of a key that has rf replicas: with too few nodes
+// its quorum is out of reach rather than smaller.
+func newSide(members set, rf int) side {
+	return side{members: members, quorum: Majority(rf), all: rf, fence: fence(members.size(), rf)}
+}
+
+// survivors is the side whose members are those that are left after one was lost
+// for good: what a quorum of the whole set held is on every fence of it.
+func (s side) survivors() side {
+	s.quorum, s.all = s.fence, s.members.size()
+	return s
+}
+
+// joint tells whether the key's replicas are changing.
+func (s *subject) joint() bool { return s.sides[1].members != 0 }
+
+// at is what a phase at a level needs: of both sides, but at one a single
+// answer of the side that still holds.
+func (s *subject) at(level Level) (g groups) {
+	for i := range s.sides {
+		side := &s.sides[i]
+		if side.members == 0 {
+			continue
+		}
+		g[i] = group{voters: side.members, need: side.quorum}
+		switch {
+		case level == All:
+			g[i].need = side.all
+		case level == One && i == 0:
+			g[i].need = 1
+		case level == One:
+			g[i].need = 0
+		}
+	}
+	return g
 }
 
 // phase tags calls with the part of an operation they belong to.
@@ -85,6 +136,19 @@ func (fx *effects) call(kind CallKind, intent Intent, phase phase, target int) {
 // hedged marks the call that was added last as a hedge.
 func (fx *effects) hedged() { fx.sends[fx.n-1].hedge = true }
 
+// errand is what a read is for besides its answer.
+type errand uint8
+
+const (
+	noErrand errand = iota
+	// errandCopy brings the greatest version to a quorum of the replicas that a
+	// change leads to, and to the others of them that answer. Of the replicas
+	// before the change it needs only as many as are in every quorum.
+	errandCopy
+	// errandRepair brings it to every replica that answers.
+	errandRepair
+)
+
 // inquiry asks replicas in order of preference until enough have answered:
 // as many as are needed at once, one more for each that fails, and one more
 // when hedgeAt passes.
@@ -95,10 +159,10 @@ type inquiry struct {
 	expired bool // the deadline has passed: who has not answered counts as failed
 }
 
-// open starts an inquiry of need among the targets. Those known to be down
-// count as failed from the start.
-func (q *inquiry) open(targets []target, need int) {
-	*q = inquiry{tally: tally{voters: firstN(len(targets)), need: need}}
+// open starts an inquiry among the targets. Those known to be down count as
+// failed from the start.
+func (q *inquiry) open(targets []target, need groups) {
+	*q = inquiry{tally: tally{groups: need}}
 	for i := range targets {
 		if targets[i].down != nil {
 			q.refuse(i, targets[i].down)
@@ -111,12 +175,30 @@ func (q *inquiry) refuse(i int, err error) {
 	q.tally.fail(i)
 }
 
-// unasked is the targets that were not asked and have not failed.
-func (q *inquiry) unasked() set { return q.tally.voters &^ q.asked &^ q.tally.no }
+// unasked is the voters that were not asked, have not agreed and have not failed.
+func (q *inquiry) unasked() set { return q.tally.voters() &^ q.asked &^ q.tally.yes &^ q.tally.no }
 
-// next picks one of them and marks it asked.
+// outstanding is those that were asked and have neither agreed nor failed.
+func (q *inquiry) outstanding() set { return q.asked &^ q.tally.yes &^ q.tally.no }
+
+// next picks the next one that must be asked if the inquiry is to be won, and
+// marks it asked: one of a group that falls short even if all who were asked
+// answer.
 func (q *inquiry) next() (int, bool) {
-	left := q.unasked()
+	var short set
+	for _, g := range q.tally.groups {
+		if (g.voters & (q.asked | q.tally.yes) &^ q.tally.no).size() < g.need {
+			short |= g.voters
+		}
+	}
+	return q.ask(short)
+}
+
+// spare picks one more, and marks it asked.
+func (q *inquiry) spare() (int, bool) { return q.ask(q.tally.voters()) }
+
+func (q *inquiry) ask(of set) (int, bool) {
+	left := q.unasked() & of
 	if left == 0 {
 		return 0, false
 	}
@@ -125,23 +207,27 @@ func (q *inquiry) next() (int, bool) {
 	return i, true
 }
 
-// short is how many more targets must be asked for need to be met if all who
-// were asked answer.
-func (q *inquiry) short() int {
-	return q.tally.need - (q.asked &^ q.tally.no).size()
-}
-
 var errNoAnswer = errors.New("no answer in time")
 
-// shortfall describes an inquiry that did not succeed.
+// shortfall describes an inquiry that did not succeed, by its first group that
+// falls short.
 func (q *inquiry) shortfall(what string, s *subject) *QuorumError {
-	e := &QuorumError{Phase: what, Level: s.level, Need: q.tally.need, Have: (q.tally.yes & q.tally.voters).size()}
-	if len(s.targets) < q.tally.need {
+	at := 0
+	if g := &q.tally.groups[0]; (q.tally.yes & g.voters).size() >= g.need {
+		at = 1
+	}
+	g := &q.tally.groups[at]
+	e := &QuorumError{Phase: what, Level: s.level, Need: g.need, Have: (q.tally.yes & g.voters).size()}
+	if s.joint() {
+		e.Side = [...]string{"before", "after"}[at]
+	}
+	if members := g.voters.size(); members < g.need {
 		e.Replicas = append(e.Replicas, ReplicaError{Node: "ring",
-			Err: fmt.Errorf("only %d of %d replicas exist", len(s.targets), s.rf)})
+			Err: fmt.Errorf("only %d of %d replicas exist", members, s.rf)})
 	}
 	for i := range s.targets {
 		switch {
+		case !g.voters.has(i):
 		case q.errs[i] != nil:
 			e.Replicas = append(e.Replicas, ReplicaError{s.targets[i].node, q.errs[i]})
 		case q.expired && !q.tally.yes.has(i) && q.asked.has(i):

@@ -5,8 +5,6 @@ import (
 	"net"
 	"strconv"
 	"time"
-
-	"github.com/pairdb/coordinator/ring"
 )
 
 // Tenant is what the engine knows of a tenant.
@@ -15,6 +13,15 @@ type Tenant struct {
 	ReplicationFactor int
 	CreatedAt         time.Time // to the second
 	UpdatedAt         time.Time // to the second
+	// Space is the name under which storage nodes keep the tenant's keys. It is
+	// the ID until a tenant of that id was deleted: the next one gets another,
+	// so that it never sees what is still being removed.
+	Space string
+	// Since is the epoch at which the tenant got its replication factor: the
+	// topology's when the tenant was made, or that of the step that changed it.
+	Since uint64
+	// AsOf is the topology's epoch when this was read.
+	AsOf uint64
 }
 
 // NodeStatus is a storage node's membership, not its reachability.
@@ -29,33 +36,19 @@ const (
 
 // StorageNode is a registered storage node.
 type StorageNode struct {
-	ID           string
-	UUID         string // of its data directory; empty until it was first reached
-	Host         string
-	Port         int
-	VirtualNodes int
-	Status       NodeStatus
+	ID           string     `json:"id"`
+	UUID         string     `json:"uuid,omitempty"` // of its data directory; empty until it was first reached
+	Host         string     `json:"host"`
+	Port         int        `json:"port"`
+	VirtualNodes int        `json:"virtual_nodes"`
+	Status       NodeStatus `json:"status"`
+	// Unswept, where it is not 0, is the epoch since which the node may hold
+	// keys that it does not own. Until they are dropped it is given no range.
+	Unswept uint64 `json:"unswept,omitempty"`
 }
 
 // Address is the node's HOST:PORT.
 func (n StorageNode) Address() string { return net.JoinHostPort(n.Host, strconv.Itoa(n.Port)) }
-
-// Topology is the registered nodes and the epoch that they make.
-type Topology struct {
-	Epoch uint64        // counted up by each change of membership, from 0 with no node
-	Nodes []StorageNode // by id
-}
-
-// Ring is the ring of the active nodes.
-func (t Topology) Ring() (*ring.Ring, error) {
-	members := make([]ring.Node, 0, len(t.Nodes))
-	for _, n := range t.Nodes {
-		if n.Status == NodeActive {
-			members = append(members, ring.Node{ID: n.ID, VirtualNodes: n.VirtualNodes})
-		}
-	}
-	return ring.New(t.Epoch, members)
-}
 
 // Identity is a node id held by this process alone.
 type Identity struct {
@@ -89,6 +82,27 @@ type Watcher interface {
 	Watch(ctx context.Context, changed func(Change))
 }
 
+// TopologyStep is a change of the topology with what belongs to it.
+type TopologyStep struct {
+	Next Topology
+	// LeastReplicas is the condition that no tenant has fewer replicas. No
+	// tenant can be created meanwhile that breaks it. 0: there is none.
+	LeastReplicas int
+	// Resize, where it is not nil, gives a tenant another replication factor:
+	// its Since becomes Next.Epoch, its UpdatedAt now. A tenant that is gone is
+	// left out.
+	Resize *Resize
+}
+
+// Resize is a tenant's new replication factor.
+type Resize struct {
+	Tenant            string
+	ReplicationFactor int
+}
+
+// MaxCheckpoint bounds a checkpoint, in bytes.
+const MaxCheckpoint = 64 << 10
+
 // Metadata stores what coordinators share: tenants, nodes, identities. All
 // methods are safe for concurrent use, keep to their context, and wrap
 // ErrMetadataUnavailable where the store did not answer.
@@ -101,29 +115,37 @@ type Metadata interface {
 
 	// Tenant fails with ErrTenantNotFound.
 	Tenant(ctx context.Context, id string) (Tenant, error)
-	// CreateTenant fails with ErrTenantExists, and sets the times.
+	// CreateTenant fails with ErrTenantExists, and sets the times, the space and
+	// the epoch since when.
 	CreateTenant(ctx context.Context, id string, replicationFactor int) (Tenant, error)
-	// SetReplicationFactor returns the tenant as it was and as it is; ErrTenantNotFound.
-	SetReplicationFactor(ctx context.Context, id string, replicationFactor int) (before, after Tenant, err error)
-	// DeleteTenant fails with ErrTenantNotFound.
+	// DeleteTenant fails with ErrTenantNotFound. The tenant's space is listed by
+	// DeletedSpaces from then on.
 	DeleteTenant(ctx context.Context, id string) error
+	// DeletedSpaces lists spaces of deleted tenants whose keys are still to be
+	// removed, in byte order, at most limit of those greater than after.
+	DeletedSpaces(ctx context.Context, after string, limit int) ([]string, error)
+	// ForgetSpace takes a space off that list; it does nothing where it is not on it.
+	ForgetSpace(ctx context.Context, space string) error
 	// Tenants lists at most limit tenants with ids greater than after, by id in byte order.
 	Tenants(ctx context.Context, after string, limit int) ([]Tenant, error)
-	// MaxReplicationFactor is the greatest of any tenant, 0 without one.
-	MaxReplicationFactor(ctx context.Context) (int, error)
+	// ReplicationFactors lists those that tenants have, each once, in ascending order.
+	ReplicationFactors(ctx context.Context) ([]int, error)
 
-	// Topology returns a consistent snapshot.
+	// Topology returns a consistent snapshot; the zero Topology before the
+	// first SetTopology.
 	Topology(ctx context.Context) (Topology, error)
-	// PutNode adds a node or replaces the one with its id. The epoch must be
-	// the current one: where it is not, the topology that the decision was
-	// made on is outdated, and the call fails with ErrMigrationConflict. It
-	// returns the new topology, whose epoch is greater by one exactly where
-	// membership (ids, status, virtual nodes, UUIDs) has changed.
-	PutNode(ctx context.Context, epoch uint64, node StorageNode) (Topology, error)
-	// RemoveNode takes a node out, likewise; ErrNodeNotFound. Its id stays known.
-	RemoveNode(ctx context.Context, epoch uint64, id string) (Topology, error)
-	// NodeKnown tells whether a node of this id was ever added, even if removed since.
-	NodeKnown(ctx context.Context, id string) (bool, error)
+	// SetTopology takes a step: it replaces the topology if its version is
+	// step.Next.Version - 1 and the step's condition holds, with what else
+	// belongs to the step, in one transaction. Where the version is another, the
+	// topology that the decision was made on is outdated: the call fails with
+	// ErrMigrationConflict, and so where the condition does not hold.
+	SetTopology(ctx context.Context, step TopologyStep) error
+
+	// Checkpoint returns what was last saved under a name, nil where nothing is.
+	Checkpoint(ctx context.Context, name string) ([]byte, error)
+	// SaveCheckpoint saves at most MaxCheckpoint bytes under a name, in place of
+	// what was saved there; nil removes it.
+	SaveCheckpoint(ctx context.Context, name string, data []byte) error
 
 	// AcquireLease makes holder the owner of a lease until ttl from now, by the
 	// store's clock, if nobody else owns it; an owner renews it so. It tells

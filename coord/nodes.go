@@ -2,8 +2,10 @@ package coord
 
 import (
 	"context"
-	"errors"
+	"crypto/rand"
 	"fmt"
+	"math"
+	"strings"
 	"sync"
 	"time"
 
@@ -13,100 +15,181 @@ import (
 // describeTimeout bounds the question who a storage node is.
 const describeTimeout = 2 * time.Second
 
-// RegisterNode records a node of the configuration that was never known
-// before, without asking it. It tells whether the node is a member now: one
-// that was removed stays removed.
-func (c *Coordinator) RegisterNode(ctx context.Context, n StorageNode) (member bool, err error) {
-	for {
-		if c.view.Load().peers[n.ID] != nil {
-			return true, nil
-		}
-		known, err := c.metadata.NodeKnown(ctx, n.ID)
-		if err != nil {
-			return false, err
-		}
-		if known {
-			if err := c.Refresh(ctx); err != nil {
-				return false, err
-			}
-			return c.view.Load().peers[n.ID] != nil, nil
-		}
-		if err := checkNode(n); err != nil {
-			return false, err
-		}
-		n.Status = NodeActive
-		t, err := c.metadata.PutNode(ctx, c.view.Load().topology.Epoch, n)
-		if errors.Is(err, ErrMigrationConflict) {
-			// Another coordinator has changed the topology: look again.
-			if err := c.Refresh(ctx); err != nil {
-				return false, err
-			}
-			continue
-		}
-		if err != nil {
-			return false, err
-		}
-		return true, c.reshape(t)
+// RegisterNode makes a member of a node of the configuration that was never
+// known before, without asking it. It tells whether the node is registered now:
+// one that was removed stays removed. Where members hold keys, the node waits
+// for its ranges to be copied to it.
+func (c *Coordinator) RegisterNode(ctx context.Context, n StorageNode) (registered bool, err error) {
+	if err := checkNode(n); err != nil {
+		return false, err
 	}
+	err = c.change(ctx, func(t *Topology) (TopologyStep, error) {
+		if registered = t.Node(n.ID) != nil; registered || t.Known(n.ID) {
+			return TopologyStep{}, errUnchanged
+		}
+		registered = true
+		step, _, err := c.join(ctx, t, n)
+		return step, err
+	})
+	return registered && err == nil, err
 }
 
-// AddNode makes a storage node a member. It asks the node who it is: the same
-// id with the same UUID is a success that takes over a new address; another
-// UUID is ErrNodeInUse. While keys are stored a new member is refused with
-// ErrMigrationConflict, since some of them would have to move to it.
-func (c *Coordinator) AddNode(ctx context.Context, n StorageNode) error {
+// AddNode makes a storage node a member, or begins to: the migration that it
+// returns copies its ranges to it, and has no id where none is needed. It asks
+// the node who it is. The same id with the same UUID is a success that takes
+// over a new address; with another UUID it is a replacement, which has no vote
+// until what the other disk held is rebuilt on it.
+func (c *Coordinator) AddNode(ctx context.Context, n StorageNode) (begun Migration, err error) {
 	if err := checkNode(n); err != nil {
-		return err
-	}
-	if err := c.Refresh(ctx); err != nil {
-		return err
+		return Migration{}, err
 	}
 	who, err := c.identify(ctx, n)
 	if err != nil {
-		return err
+		return Migration{}, err
 	}
-	v := c.view.Load()
-	if err := v.admits(n, who); err != nil {
-		return err
-	}
-	n.UUID, n.Status = who.UUID, NodeActive
-	if p := v.peers[n.ID]; p != nil {
-		n.VirtualNodes, n.Status = p.node.VirtualNodes, p.node.Status
-	} else if err := c.clusterIsEmpty(ctx); err != nil {
-		return err
-	}
-	t, err := c.metadata.PutNode(ctx, v.topology.Epoch, n)
+	n.UUID = who.UUID
+	err = c.change(ctx, func(t *Topology) (step TopologyStep, err error) {
+		if err := t.admits(n, who); err != nil {
+			return TopologyStep{}, err
+		}
+		begun = Migration{}
+		known := t.Node(n.ID)
+		switch {
+		case known == nil:
+			if who.Keys > 0 {
+				if !t.Known(n.ID) {
+					return TopologyStep{}, fmt.Errorf("%w: the data directory of node %q holds %d keys, and the node was never a member; start it with an empty one",
+						ErrNodeInUse, n.ID, who.Keys)
+				}
+				// What it held as a member of old may have been deleted since.
+				n.Unswept = max(t.Epoch, 1)
+			}
+			step, begun, err = c.join(ctx, t, n)
+			return step, err
+		case known.UUID == "" || known.UUID == who.UUID:
+			same := *known
+			same.UUID, same.Host, same.Port = who.UUID, n.Host, n.Port
+			if same == *known {
+				return TopologyStep{}, errUnchanged
+			}
+			return TopologyStep{Next: t.WithNode(same)}, nil
+		}
+		if who.Keys > 0 {
+			return TopologyStep{}, fmt.Errorf("%w: node %q has data directory %s, the node at %s has %s, which is not empty",
+				ErrNodeInUse, n.ID, known.UUID, n.Address(), who.UUID)
+		}
+		n.VirtualNodes = known.VirtualNodes
+		begun = c.newMigration(MigrationReplace, n.ID)
+		begun.Joining = &n
+		step.Next, err = t.Queue(begun)
+		return step, err
+	})
 	if err != nil {
-		return err
+		return Migration{}, err
 	}
-	return c.reshape(t)
+	c.migrations.look()
+	return begun, nil
 }
 
-// RemoveNode takes a member out. Until its keys can be moved to others it must
-// have none, unless force gives them up.
-func (c *Coordinator) RemoveNode(ctx context.Context, id string, force bool) error {
-	if err := c.Refresh(ctx); err != nil {
-		return err
-	}
-	v := c.view.Load()
-	if v.peers[id] == nil {
-		return fmt.Errorf("%w: %q", ErrNodeNotFound, id)
-	}
-	most, err := c.metadata.MaxReplicationFactor(ctx)
+// join makes a member of a node that is none: at once while every tenant has
+// more replicas than there are members, else by a migration.
+func (c *Coordinator) join(ctx context.Context, t *Topology, n StorageNode) (TopologyStep, Migration, error) {
+	least, err := c.leastReplicas(ctx)
 	if err != nil {
-		return err
+		return TopologyStep{}, Migration{}, err
 	}
-	if left := v.ring.Len() - 1; left < most && !force {
-		return fmt.Errorf("%w: %d nodes would be left, a tenant has replication factor %d", ErrNodeInUse, left, most)
+	if members := t.Members(); least > members && n.Unswept == 0 && t.unfinished(func(*Migration) bool { return true }) == nil {
+		return TopologyStep{Next: t.WithMember(n), LeastReplicas: members + 1}, Migration{}, nil
 	}
-	if err := c.clusterIsEmpty(ctx); err != nil {
-		return err
+	m := c.newMigration(MigrationAdd, n.ID)
+	m.Joining = &n
+	next, err := t.Queue(m)
+	return TopologyStep{Next: next}, m, err
+}
+
+// leastReplicas is the least replication factor of any tenant.
+func (c *Coordinator) leastReplicas(ctx context.Context) (int, error) {
+	factors, err := c.metadata.ReplicationFactors(ctx)
+	if err != nil || len(factors) == 0 {
+		return math.MaxInt, err
 	}
-	t, err := c.metadata.RemoveNode(ctx, v.topology.Epoch, id)
+	return factors[0], nil
+}
+
+func (c *Coordinator) newMigration(kind MigrationKind, node string) Migration {
+	return Migration{ID: newMigrationID(), Kind: kind, Node: node, CreatedAt: c.options.Wall().UTC()}
+}
+
+func newMigrationID() string { return "migration-" + strings.ToLower(rand.Text()[:12]) }
+
+// Removal says how a node is to be removed.
+type Removal struct {
+	// Force removes a node that is lost: what it held is rebuilt from the others.
+	Force bool
+	// AcceptLoss lets it go on although some keys have no other replica.
+	AcceptLoss bool
+}
+
+// RemoveNode begins to take a member out: the migration copies its ranges to
+// those that take them over.
+func (c *Coordinator) RemoveNode(ctx context.Context, id string, how Removal) (begun Migration, err error) {
+	err = c.change(ctx, func(t *Topology) (step TopologyStep, err error) {
+		n := t.Node(id)
+		if n == nil {
+			return TopologyStep{}, fmt.Errorf("%w: %q", ErrNodeNotFound, id)
+		}
+		if m := t.unfinished(func(m *Migration) bool { return m.Node == id }); m != nil {
+			return TopologyStep{}, fmt.Errorf("%w: migration %s of node %q has not ended; cancel it first", ErrMigrationConflict, m.ID, id)
+		}
+		factors, err := c.metadata.ReplicationFactors(ctx)
+		if err != nil {
+			return TopologyStep{}, err
+		}
+		if len(factors) > 0 {
+			left, most, least := t.Members()-1, factors[len(factors)-1], factors[0]
+			switch {
+			case left < most && !how.Force:
+				return TopologyStep{}, fmt.Errorf("%w: %d nodes would be left, a tenant has replication factor %d", ErrNodeInUse, left, most)
+			case how.Force && !how.AcceptLoss && (least == 1 || left == 0):
+				return TopologyStep{}, fmt.Errorf("%w: some keys have node %q as their only replica, and would be lost with it; to lose them, say so", ErrNodeInUse, id)
+			}
+		}
+		begun = c.newMigration(MigrationRemove, id)
+		begun.Force, begun.AcceptLoss = how.Force, how.AcceptLoss
+		step.Next, err = t.Queue(begun)
+		return step, err
+	})
 	if err != nil {
-		return err
+		return Migration{}, err
 	}
-	return c.reshape(t)
+	c.migrations.look()
+	return begun, nil
+}
+
+// SetReplicationFactor begins to change on how many nodes a tenant's keys are
+// kept. It returns the tenant as it is until the migration has ended, which has
+// no id where nothing is to be changed.
+func (c *Coordinator) SetReplicationFactor(ctx context.Context, id string, replicationFactor int) (before Tenant, begun Migration, err error) {
+	if before, err = c.metadata.Tenant(ctx, id); err != nil {
+		return Tenant{}, Migration{}, err
+	}
+	if before.ReplicationFactor == replicationFactor {
+		return before, Migration{}, nil
+	}
+	if err := c.checkReplicationFactor(replicationFactor); err != nil {
+		return Tenant{}, Migration{}, err
+	}
+	err = c.change(ctx, func(t *Topology) (step TopologyStep, err error) {
+		begun = c.newMigration(MigrationResize, "")
+		begun.Tenant, begun.From, begun.To = id, before.ReplicationFactor, replicationFactor
+		step.Next, err = t.Queue(begun)
+		return step, err
+	})
+	if err != nil {
+		return Tenant{}, Migration{}, err
+	}
+	c.migrations.look()
+	return before, begun, nil
 }
 
 // Nodes lists the registered nodes by id, with what each answers when asked now.
@@ -201,35 +284,13 @@ func (c *Coordinator) identify(ctx context.Context, n StorageNode) (NodeDescript
 // admits checks a node's own description against its registration and the
 // other members: replicas are counted by data directory, so none may be there
 // twice or under a changed id.
-func (v *view) admits(n StorageNode, who NodeDescription) error {
+func (t *Topology) admits(n StorageNode, who NodeDescription) error {
 	if who.ID != n.ID {
 		return fmt.Errorf("%w: the node at %s is %q, not %q", ErrNodeInUse, n.Address(), who.ID, n.ID)
 	}
-	for _, m := range v.topology.Nodes {
-		switch {
-		case m.ID == n.ID && m.UUID != "" && m.UUID != who.UUID:
-			return fmt.Errorf("%w: node %q has data directory %s, the node at %s has %s; a node with another disk cannot take its place in this release",
-				ErrNodeInUse, n.ID, m.UUID, n.Address(), who.UUID)
-		case m.ID != n.ID && m.UUID == who.UUID:
+	for _, m := range t.Nodes {
+		if m.ID != n.ID && m.UUID == who.UUID {
 			return fmt.Errorf("%w: data directory %s belongs to node %q", ErrNodeInUse, who.UUID, m.ID)
-		}
-	}
-	return nil
-}
-
-// clusterIsEmpty fails with ErrMigrationConflict unless every member says that
-// it holds no key.
-func (c *Coordinator) clusterIsEmpty(ctx context.Context) error {
-	states, err := c.Nodes(ctx)
-	if err != nil {
-		return err
-	}
-	for _, s := range states {
-		if s.Unavailable != nil {
-			return fmt.Errorf("%w: node %q cannot be asked whether it holds keys: %w", ErrMigrationConflict, s.ID, s.Unavailable)
-		}
-		if s.Keys > 0 {
-			return fmt.Errorf("%w: node %q holds keys, and this release cannot move them", ErrMigrationConflict, s.ID)
 		}
 	}
 	return nil

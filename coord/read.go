@@ -15,6 +15,8 @@ import (
 // answer with it: otherwise a later read could miss what this one has shown.
 type read struct {
 	subject
+	errand   errand
+	wall     time.Time // when it began, by the wall clock: what has expired by then is absent
 	stage    readStage
 	deadline instant
 	hedgeAt  instant
@@ -49,15 +51,31 @@ const (
 )
 
 func (r *read) start(now instant, fx *effects) {
-	r.asks.open(r.targets, r.level.need(r.rf))
-	if mutant == mutantReadAtOne && r.level == Quorum {
-		r.asks.tally.need = 1
+	level := r.level
+	if mutant == mutantReadAtOne && level == Quorum {
+		level = One
 	}
-	r.fetches.open(r.targets, 1)
-	r.repairs.open(r.targets, Majority(r.rf))
+	r.asks.open(r.targets, r.at(level))
+	r.fetches.open(r.targets, groups{{voters: firstN(len(r.targets)), need: 1}})
+	r.repairs.open(r.targets, r.at(Quorum))
+	if r.errand == errandCopy {
+		old, next := &r.sides[0], &r.sides[1]
+		r.asks.open(r.targets, groups{{old.members, old.fence}, {next.members, next.quorum}})
+		r.repairs.open(r.targets, groups{{next.members, next.quorum}})
+	}
 	r.hedgeAt = now.add(r.hedge)
 	r.value = true // of the absent version
 	r.ask(fx)
+}
+
+// restart begins again with the replicas of a newer ring, which the subject
+// has become: answers of two rings do not add up.
+func (r *read) restart(now instant, fx *effects) {
+	if r.stage == readAnswered {
+		return
+	}
+	*r = read{subject: r.subject, errand: r.errand, wall: r.wall, deadline: r.deadline, hedge: r.hedge, hedges: r.hedges, awaitRepair: r.awaitRepair}
+	r.start(now, fx)
 }
 
 func (r *read) ask(fx *effects) {
@@ -65,10 +83,13 @@ func (r *read) ask(fx *effects) {
 		r.fail(r.asks.shortfall("read", &r.subject), fx)
 		return
 	}
-	for r.asks.short() > 0 {
+	for {
 		i, ok := r.asks.next()
+		if !ok && r.errand != noErrand {
+			i, ok = r.asks.spare()
+		}
 		if !ok {
-			break
+			return
 		}
 		if r.valued == 0 {
 			r.valued = r.valued.with(i)
@@ -99,6 +120,7 @@ func (r *read) readReply(i int, held *Version, err error, fx *effects) {
 		r.valued = r.valued.without(i)
 		if r.stage == readAsking {
 			r.ask(fx)
+			r.settleOnce(fx)
 		}
 		r.checkBackground(fx)
 		return
@@ -107,9 +129,7 @@ func (r *read) readReply(i int, held *Version, err error, fx *effects) {
 	switch r.stage {
 	case readAsking:
 		r.meet(i, held)
-		if r.asks.tally.verdict() == won {
-			r.settle(fx)
-		}
+		r.settleOnce(fx)
 	case readFetching:
 		// An answer that a hedge or a fetch has overtaken may still bring the value.
 		if r.valued.has(i) && held.Compare(&r.best.Head) >= 0 {
@@ -151,6 +171,15 @@ func (r *read) holders() set {
 
 // stale is the replicas that have answered with less than best.
 func (r *read) stale() set { return r.asks.tally.yes &^ r.holders() }
+
+// settleOnce settles a read as soon as its level has been met; one with an errand
+// hears all replicas first.
+func (r *read) settleOnce(fx *effects) {
+	if r.stage != readAsking || r.asks.tally.verdict() != won || r.errand != noErrand && r.asks.outstanding() != 0 {
+		return
+	}
+	r.settle(fx)
+}
 
 // settle takes the next step of a read whose level has been met.
 func (r *read) settle(fx *effects) {
@@ -228,12 +257,12 @@ func (r *read) fetchReply(i int, held *Version, err error, fx *effects) {
 // those cannot make a majority, and answers when a majority holds it.
 func (r *read) writeBack(fx *effects) {
 	r.repairStale(fx)
-	for r.repairs.tally.need > (r.repairs.tally.yes | r.repairs.asked&^r.repairs.tally.no).size() {
-		left := r.repairs.unasked() &^ r.repairs.tally.yes
-		if left == 0 {
+	for {
+		i, ok := r.repairs.next()
+		if !ok {
 			break
 		}
-		r.repair(left.first(), fx)
+		r.repair(i, fx)
 	}
 	r.decideWriteBack(fx)
 }
@@ -270,7 +299,7 @@ func (r *read) repairReply(i int, err error, fx *effects) {
 func (r *read) decideWriteBack(fx *effects) {
 	switch r.repairs.tally.verdict() {
 	case won:
-		if r.awaitRepair && r.repairs.asked&^r.repairs.tally.yes&^r.repairs.tally.no != 0 {
+		if r.awaitRepair && r.repairs.outstanding() != 0 {
 			return
 		}
 		r.answer(fx)
@@ -280,7 +309,7 @@ func (r *read) decideWriteBack(fx *effects) {
 }
 
 func (r *read) answer(fx *effects) {
-	if r.best.Live() {
+	if r.best.Live(r.wall) {
 		r.result = ReadResult{Value: r.best.Value, Clock: r.best.Clock, UpdatedAt: r.best.UpdatedAt()}
 	} else {
 		r.err = ErrKeyNotFound
@@ -299,7 +328,7 @@ func (r *read) fail(err error, fx *effects) {
 // has answered from, after the answer.
 func (r *read) askRest(fx *effects) {
 	for {
-		i, ok := r.asks.next()
+		i, ok := r.asks.spare()
 		if !ok {
 			return
 		}
@@ -313,8 +342,7 @@ func (r *read) checkBackground(fx *effects) {
 	if r.stage != readAnswered {
 		return
 	}
-	outstanding := r.asks.asked &^ r.asks.tally.yes &^ r.asks.tally.no
-	if outstanding != 0 || !r.best.Exists() || r.stale() == 0 {
+	if r.asks.outstanding() != 0 || !r.best.Exists() || r.stale() == 0 {
 		return
 	}
 	if r.value {
@@ -332,6 +360,9 @@ func (r *read) wakeAt() instant {
 	if r.stage == readAnswered {
 		return never
 	}
+	if r.outdated {
+		return r.deadline
+	}
 	return min(r.deadline, r.hedgeAt)
 }
 
@@ -340,6 +371,7 @@ func (r *read) wake(now instant, fx *effects) {
 	case r.stage == readAnswered:
 	case now >= r.deadline:
 		r.expire(fx)
+	case r.outdated: // the ring that is on its way brings other replicas
 	case now >= r.hedgeAt:
 		r.hedgeAt = never
 		r.hedgeRead(now, fx)
@@ -357,7 +389,7 @@ func (r *read) hedgeRead(now instant, fx *effects) {
 		// As in write.wake: the budget does not protect a replica that is silent.
 		r.overdue, r.hedgeAt = true, now.add(silentAfter)
 	case asking:
-		i, _ := r.asks.next()
+		i, _ := r.asks.spare()
 		r.valued = r.valued.with(i)
 		fx.call(CallRead, 0, phaseRead, i)
 		fx.hedged()

@@ -18,10 +18,14 @@ const (
 	CallRead
 	// CallApply hands the replica a version to keep if it is greater than the one it holds.
 	CallApply
+	// CallDrop makes the replica forget the key if Version is what it holds. A
+	// tombstone, or a version that has expired, raises what the replica answers
+	// as Floor from then on.
+	CallDrop
 )
 
 func (k CallKind) String() string {
-	return [...]string{"none", "head", "read", "apply"}[k]
+	return [...]string{"none", "head", "read", "apply", "drop"}[k]
 }
 
 // Intent is why a version is applied.
@@ -43,25 +47,33 @@ const (
 type Call struct {
 	Kind     CallKind
 	Intent   Intent // of a CallApply
-	Tenant   string
+	Tenant   string // the tenant's space
 	Key      string
-	Token    ring.Token // of Tenant and Key
-	Epoch    uint64     // of the ring that chose the replica
+	Token    ring.Token // of the tenant's id and Key
+	Epoch    uint64     // of the ring that chose the replica; one that knows a higher one refuses with a *StaleRingError
 	Deadline time.Time  // after it the replica may drop the call; its answer is worth nothing
-	Version  Version    // of a CallApply; the replica must not change its slices
+	Version  Version    // of a CallApply, and its head of a CallDrop; the replica must not change its slices
+	// Heard is what the replica said of its own time before the version was
+	// decided on, and Boot in which of its lives. It refuses an apply or drop
+	// from another life, or that is older than MessageLifetime. Boot 0: unknown,
+	// nothing is checked.
+	Boot  uint64
+	Heard time.Duration
 
 	// Held is what the replica holds when it answers, after an apply no less
 	// than Version: with its value for CallRead, without for the others. The
 	// receiver owns the slices. It is meaningless where Err is set.
 	Held Version
+	// Floor, in the answer to a CallHead or CallRead, is the greatest timestamp
+	// that was dropped from around the key after its deletion: a new version
+	// must be above it.
+	Floor int64
 	// Err tells why there is no answer. It wraps ErrReplicaRefused where the
 	// call has had no effect and will have none, else ErrReplicaUnavailable.
 	Err error
 
 	// Caller is told when the call is finished.
 	Caller Caller
-	// Slot is the caller's own mark on the call.
-	Slot int
 }
 
 // Caller receives finished calls.
@@ -89,21 +101,41 @@ type Replica interface {
 	// Unavailable tells, without asking the node, why a call would fail now:
 	// nil where it might succeed.
 	Unavailable() error
+	// Heard is the reading of the node's own clock that was heard last, and the
+	// number of its life; zeros where none was heard. The clock counts from the
+	// node's start and never falls. Nodes that are not asked anything are
+	// heard at least each MessageLifetime / 4.
+	Heard() (boot uint64, clock time.Duration)
 	// Describe asks the node who it is and how full.
 	Describe(context.Context) (NodeDescription, error)
+	// Adopt tells the node of a topology, encoded, and its epoch. The node keeps
+	// it, durably, unless it knows a higher epoch; it refuses calls of lower ones
+	// from then on. A call of a higher epoch than it knows makes it adopt that
+	// epoch too, without the topology.
+	Adopt(ctx context.Context, epoch uint64, topology []byte) error
 	// Scan lists keys in the order of Position.
 	Scan(context.Context, ScanRequest) (ScanPage, error)
+	// Sums adds up what the node holds in spans, so that nodes can be compared
+	// without listing keys.
+	Sums(context.Context, SumRequest) ([]SpanSums, error)
 	// Close finishes what is under way with ErrReplicaUnavailable and frees
 	// what the replica holds. No method may be called after it.
 	Close() error
 }
+
+// MessageLifetime is how long after it was sent a mutation may reach a node. A
+// later one is refused: it might bring back what was deleted and forgotten since.
+const MessageLifetime = time.Minute
 
 // NodeDescription is what a storage node says of itself.
 type NodeDescription struct {
 	ID               string
 	UUID             string // made when the data directory was; a replaced disk has another
 	Keys             int64  // estimate; tombstones count
+	Bytes            int64  // estimate of what they take, values included
 	DiskUsedFraction float64
+	Epoch            uint64 // the highest that the node knows
+	Topology         []byte // encoded, the newest that the node was told of; nil for none
 }
 
 // Position is a place in a replica's key order: by token, then tenant, then key.
@@ -118,13 +150,21 @@ func (p Position) Compare(q Position) int {
 	return cmp.Or(cmp.Compare(p.Token, q.Token), cmp.Compare(p.Tenant, q.Tenant), cmp.Compare(p.Key, q.Key))
 }
 
-// ScanRequest asks for the keys of a tenant that begin with Prefix and come
-// after a position.
+// ScanRequest asks for the keys in a span of tokens, after a position.
 type ScanRequest struct {
-	Tenant string
-	Prefix string
-	After  *Position // nil: from the start
-	Limit  int       // at most so many keys, 1 to MaxScanPage
+	// Epoch is that of the ring that the scan is made for; 0 is not checked.
+	// A page at an epoch holds all that calls of lower ones have done, and none
+	// of them does anything after it.
+	Epoch  uint64
+	Span   ring.Span
+	Tenant string    // a space; empty: of all
+	Prefix string    // of the keys
+	After  *Position // nil: from the start of the span
+	// DeadFor, where it is not 0, leaves out all but tombstones and expired
+	// versions that the node has held for so long, counted on its own clock and
+	// in its present life.
+	DeadFor time.Duration
+	Limit   int // at most so many keys, 1 to MaxScanPage
 }
 
 // MaxScanPage bounds the keys in one page of a scan.
@@ -143,4 +183,26 @@ type ScanPage struct {
 type ScanItem struct {
 	Position Position
 	Head     Head
+}
+
+// SumRequest asks for the sums of spans.
+type SumRequest struct {
+	Epoch uint64      // as in ScanRequest
+	Spans []ring.Span // at most MaxSumSpans
+	Space string      // of one tenant; empty: of all
+}
+
+// MaxSumSpans bounds the spans of a SumRequest.
+const MaxSumSpans = 4096
+
+// SpanSums is what a node holds in a span, by space; spaces without a key are
+// left out.
+type SpanSums []SpaceSum
+
+// SpaceSum is what a node holds of a space. Two nodes that hold the same
+// versions of the same keys have the same sum, and others, but by chance, have not.
+type SpaceSum struct {
+	Space string
+	Keys  int64
+	Sum   uint64 // exclusive or of VersionSum over the keys
 }

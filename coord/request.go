@@ -10,7 +10,9 @@ type WriteRequest struct {
 	Key    string
 	Value  []byte // the engine keeps it until every replica has answered; nobody may change it
 	Delete bool
-	Level  Level
+	// TTL is how long the value lives from its timestamp on; 0: for ever.
+	TTL   time.Duration
+	Level Level
 	// IdempotencyKey makes the request take effect at most once, through
 	// whichever coordinator it is sent. Empty: it is not remembered.
 	IdempotencyKey string

@@ -30,13 +30,25 @@ func (s set) size() int         { return bits.OnesCount32(uint32(s)) }
 // of preference, so it is the one to ask first.
 func (s set) first() int { return bits.TrailingZeros32(uint32(s)) }
 
-// tally counts the answers of one phase. Each replica counts once: its first
-// yes stands, and a no after a yes changes nothing.
-type tally struct {
+// group is voters of whom need must agree. The zero group always has.
+type group struct {
 	voters set
 	need   int
-	yes    set
-	no     set
+}
+
+// groups are what a phase needs: the replicas of a key and, while their set
+// changes, those that it changes to, of which each must agree by itself.
+type groups [2]group
+
+// voters is everybody who is asked.
+func (g *groups) voters() set { return g[0].voters | g[1].voters }
+
+// tally counts the answers of one phase. Each replica counts once in each
+// group: its first yes stands, and a no after a yes changes nothing.
+type tally struct {
+	groups
+	yes set
+	no  set
 }
 
 func (t *tally) ack(i int) {
@@ -51,11 +63,16 @@ func (t *tally) fail(i int) {
 }
 
 func (t *tally) verdict() verdict {
-	switch {
-	case (t.yes & t.voters).size() >= t.need:
-		return won
-	case (t.voters &^ t.no).size() < t.need:
-		return lost
+	v := won
+	for i := range t.groups {
+		g := &t.groups[i]
+		switch {
+		case (t.yes & g.voters).size() >= g.need:
+		case (g.voters &^ t.no).size() < g.need:
+			return lost
+		default:
+			v = pending
+		}
 	}
-	return pending
+	return v
 }

@@ -25,7 +25,7 @@ type tenantCache struct {
 }
 
 type cachedTenant struct {
-	Tenant
+	tenant     *Tenant
 	freshUntil instant
 	changes    uint64 // when it was loaded
 }
@@ -62,12 +62,24 @@ func (t *tenantCache) open(m Metadata, ttl time.Duration, size int, now func() i
 	})
 }
 
-// get returns the tenant, from memory where it is fresh.
-func (t *tenantCache) get(ctx context.Context, id string) (Tenant, error) {
+// ready returns a tenant that get would return without waiting. Nobody changes it.
+func (t *tenantCache) ready(id string) (*Tenant, bool) {
 	cached, have := t.cache.GetIfPresent(id)
+	if !have || !t.fresh(cached) {
+		return nil, false
+	}
+	t.looked(true)
+	return cached.tenant, true
+}
+
+// get returns the tenant, from memory where it is fresh. With atLeast it is
+// read as of that epoch of the topology or a later one.
+func (t *tenantCache) get(ctx context.Context, id string, atLeast uint64) (*Tenant, error) {
+	cached, have := t.cache.GetIfPresent(id)
+	have = have && cached.tenant.AsOf >= atLeast
 	if have && t.fresh(cached) {
 		t.looked(true)
-		return cached.Tenant, nil
+		return cached.tenant, nil
 	}
 	t.looked(false)
 	var patience <-chan time.Time
@@ -81,19 +93,19 @@ func (t *tenantCache) get(ctx context.Context, id string) (Tenant, error) {
 	case r := <-loaded:
 		switch {
 		case r.Err == nil:
-			return r.Value.Tenant, nil
+			return r.Value.tenant, nil
 		case errors.Is(r.Err, otter.ErrNotFound):
-			return Tenant{}, fmt.Errorf("%w: %q", ErrTenantNotFound, id)
+			return nil, fmt.Errorf("%w: %q", ErrTenantNotFound, id)
 		case have:
 			t.extend(id)
-			return cached.Tenant, nil
+			return cached.tenant, nil
 		}
-		return Tenant{}, fmt.Errorf("load tenant %q: %w", id, r.Err)
+		return nil, fmt.Errorf("load tenant %q: %w", id, r.Err)
 	case <-patience:
 		t.extend(id)
-		return cached.Tenant, nil
+		return cached.tenant, nil
 	case <-ctx.Done():
-		return Tenant{}, abandonError(ctx)
+		return nil, abandonError(ctx)
 	}
 }
 
@@ -119,7 +131,7 @@ func (t *tenantCache) load(ctx context.Context, id string) (cachedTenant, error)
 	if err != nil {
 		return cachedTenant{}, err
 	}
-	return cachedTenant{tenant, t.now() + t.ttl, changes}, nil
+	return cachedTenant{&tenant, t.now() + t.ttl, changes}, nil
 }
 
 // Tenant returns a tenant as metadata has it.
@@ -153,27 +165,37 @@ func (c *Coordinator) DeleteTenant(ctx context.Context, id string) error {
 	return err
 }
 
-// SetReplicationFactor changes on how many nodes a tenant's keys are kept. A
-// tenant that holds keys is refused with ErrMigrationConflict, since they
-// would have to move.
-func (c *Coordinator) SetReplicationFactor(ctx context.Context, id string, replicationFactor int) (before, after Tenant, err error) {
-	if before, err = c.metadata.Tenant(ctx, id); err != nil {
-		return before, before, err
+// serves tells whether a tenant may be used in a view: it was read since a
+// replication factor last changed, and the view is as new as its own.
+func (v *view) serves(t *Tenant) bool {
+	return t.AsOf >= v.topology.TenantsEpoch && t.Since <= v.topology.Epoch
+}
+
+// awaitTenant looks up a tenant that is not at hand, with a view that serves
+// it, until due at the latest.
+func (c *Coordinator) awaitTenant(ctx context.Context, id string, due time.Time) (*view, *Tenant, error) {
+	if !due.IsZero() {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, due)
+		defer cancel()
 	}
-	if before.ReplicationFactor == replicationFactor {
-		return before, before, nil
+	for {
+		v := c.view.Load()
+		t, err := c.tenants.get(ctx, id, v.topology.TenantsEpoch)
+		if err != nil {
+			return nil, nil, err
+		}
+		if v.serves(t) {
+			return v, t, nil
+		}
+		// The tenant is of a newer topology than this coordinator knows.
+		if err := c.Refresh(ctx); err != nil {
+			return nil, nil, err
+		}
+		if now := c.view.Load(); now == v {
+			return nil, nil, fmt.Errorf("%w: tenant %q is of epoch %d, the topology of epoch %d", ErrMetadataUnavailable, id, t.Since, v.topology.Epoch)
+		}
 	}
-	if err = c.checkReplicationFactor(replicationFactor); err != nil {
-		return before, before, err
-	}
-	if err = c.tenantIsEmpty(ctx, id); err != nil {
-		return before, before, err
-	}
-	before, after, err = c.metadata.SetReplicationFactor(ctx, id, replicationFactor)
-	if err == nil {
-		c.tenants.cache.Invalidate(id)
-	}
-	return before, after, err
 }
 
 func (c *Coordinator) checkReplicationFactor(rf int) error {

@@ -9,13 +9,17 @@ import (
 	"github.com/pairdb/coordinator/ring"
 )
 
-// view is the cluster as operations see it: a ring and its nodes, opened. It is
-// immutable; a change of topology makes a new one.
+// view is the cluster as operations see it: a ring, the one that a change under
+// way leads to, and their nodes, opened. It is immutable; each step of a change
+// makes a new one.
 type view struct {
-	topology Topology
-	ring     *ring.Ring
-	members  []*peer          // of the ring, by the ring's index
-	peers    map[string]*peer // every registered node
+	topology    Topology
+	change      *Migration // under way; nil without one
+	ring        *ring.Ring // of the members, as they were before the change
+	members     []*peer    // of ring, by its index
+	next        *ring.Ring // of the members after the change; nil where they stay
+	nextMembers []*peer
+	peers       map[string]*peer // every registered node
 }
 
 func (v *view) close() error {
@@ -34,18 +38,21 @@ func (c *Coordinator) reshape(t Topology) error {
 	c.reshaping.Lock()
 	defer c.reshaping.Unlock()
 	old := c.view.Load()
-	if t.Epoch < old.topology.Epoch {
+	if old.peers != nil && t.Version <= old.topology.Version {
 		return nil
 	}
-	next := &view{topology: t, peers: make(map[string]*peer, len(t.Nodes))}
+	next := &view{topology: t, change: t.Current(), peers: make(map[string]*peer, len(t.Nodes))}
 	var err error
-	if next.ring, err = t.Ring(); err != nil {
+	if next.ring, err = t.Ring(); err == nil {
+		next.next, err = t.NextRing()
+	}
+	if err != nil {
 		return fmt.Errorf("build ring of epoch %d: %w", t.Epoch, err)
 	}
 	for _, n := range t.Nodes {
 		if p := old.peers[n.ID]; p != nil && p.node.UUID == n.UUID && p.node.Address() == n.Address() {
 			next.peers[n.ID] = p
-			continue
+			continue // what is registered of it is in the topology
 		}
 		replica, err := c.options.Connect(n)
 		if err != nil {
@@ -54,16 +61,27 @@ func (c *Coordinator) reshape(t Topology) error {
 		}
 		next.peers[n.ID] = &peer{node: n, replica: replica}
 	}
-	for _, n := range next.ring.Nodes() {
-		next.members = append(next.members, next.peers[n.ID])
+	next.members = next.seats(next.ring)
+	if next.next != nil {
+		next.nextMembers = next.seats(next.next)
 	}
 	c.view.Store(next)
+	c.rings.look()
 	for id, p := range old.peers {
 		if next.peers[id] != p {
 			c.retire(p)
 		}
 	}
 	return nil
+}
+
+// seats is the peers of a ring's nodes, by the ring's index.
+func (v *view) seats(r *ring.Ring) []*peer {
+	peers := make([]*peer, 0, r.Len())
+	for _, n := range r.Nodes() {
+		peers = append(peers, v.peers[n.ID])
+	}
+	return peers
 }
 
 func (v *view) closeNew(old *view) {
@@ -169,18 +187,18 @@ func (c *Coordinator) learnUUID(ctx context.Context, n StorageNode) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrReplicaUnavailable, err)
 	}
-	if err := v.admits(n, who); err != nil {
+	if err := v.topology.admits(n, who); err != nil {
 		return err
 	}
-	n.UUID = who.UUID
-	t, err := c.metadata.PutNode(ctx, v.topology.Epoch, n)
-	if errors.Is(err, ErrMigrationConflict) {
-		return c.Refresh(ctx) // another coordinator was first
-	}
-	if err != nil {
-		return fmt.Errorf("record UUID of storage node %s: %w", n.ID, err)
-	}
-	return c.reshape(t)
+	return c.change(ctx, func(t *Topology) (TopologyStep, error) {
+		now := t.Node(n.ID)
+		if now == nil || now.UUID != "" {
+			return TopologyStep{}, errUnchanged // another coordinator was first
+		}
+		known := *now
+		known.UUID = who.UUID
+		return TopologyStep{Next: t.WithNode(known)}, nil
+	})
 }
 
 // Refresh looks at the registered nodes now.
@@ -190,4 +208,37 @@ func (c *Coordinator) Refresh(ctx context.Context) error {
 		return err
 	}
 	return c.reshape(t)
+}
+
+// errUnchanged ends a change of topology that is not needed.
+var errUnchanged = errors.New("nothing to change")
+
+// changeAttempts bounds how often a change is decided again because another
+// coordinator has changed the topology in between.
+const changeAttempts = 10
+
+// change takes a step: decide makes it from the topology as it stands, or
+// returns errUnchanged. Where another coordinator is quicker it decides again.
+func (c *Coordinator) change(ctx context.Context, decide func(*Topology) (TopologyStep, error)) error {
+	for attempt := 1; ; attempt++ {
+		now, err := c.metadata.Topology(ctx)
+		if err != nil {
+			return err
+		}
+		step, err := decide(&now)
+		if errors.Is(err, errUnchanged) {
+			return c.reshape(now)
+		}
+		if err != nil {
+			return err
+		}
+		err = c.metadata.SetTopology(ctx, step)
+		if errors.Is(err, ErrMigrationConflict) && attempt < changeAttempts {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		return c.reshape(step.Next)
+	}
 }

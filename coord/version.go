@@ -31,6 +31,9 @@ type Head struct {
 	Writer    Writer
 	Clock     Clock
 	Tombstone bool
+	// Expires is when the value ends, in nanoseconds since 1970; 0: never. It is
+	// part of the version, so that replicas agree on it.
+	Expires int64
 }
 
 // Version is a value, or a deletion, as it was once written. Value must not be
@@ -43,8 +46,12 @@ type Version struct {
 // Exists tells a version (a tombstone included) from a key that has none.
 func (h *Head) Exists() bool { return h.Timestamp != 0 }
 
-// Live tells a value from a tombstone and from an absent key.
-func (h *Head) Live() bool { return h.Exists() && !h.Tombstone }
+// Live tells a value from a tombstone, from one that has expired by now, and
+// from an absent key.
+func (h *Head) Live(now time.Time) bool { return h.Exists() && !h.Tombstone && !h.Expired(now) }
+
+// Expired tells whether the value has ended by now.
+func (h *Head) Expired(now time.Time) bool { return h.Expires != 0 && now.UnixNano() >= h.Expires }
 
 // Compare orders versions totally, by (timestamp, writer). The greater one
 // replaces the other, on every replica and in any order of arrival. A writer's

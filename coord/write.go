@@ -19,6 +19,7 @@ type write struct {
 	issuer  *issuer
 	value   []byte
 	delete  bool
+	ttl     time.Duration
 	keyed   bool
 	attempt AttemptID
 	print   Fingerprint
@@ -32,7 +33,8 @@ type write struct {
 
 	clocks   inquiry
 	clocksOK bool
-	seen     Head // greatest held by a replica that answered
+	seen     Head  // greatest held by a replica that answered
+	floor    int64 // greatest timestamp that replicas have dropped around the key
 	joined   Clock
 	conflict conflict // greatest pair of concurrent versions seen, for events
 
@@ -42,13 +44,16 @@ type write struct {
 	noted   ClaimState // of the claim when its version was adopted
 	doneAt  Level      // the level a done claim has met
 
-	version   Version
-	intent    Intent
-	mintSent  bool
-	sends     inquiry
-	verdictAt instant // when a lost write stops waiting for the last refusals; 0: not lost
-	hinted    set     // targets that a hint was made for
-	duplicate bool
+	version  Version
+	intent   Intent
+	mintSent bool
+	sends    inquiry
+	// sentBefore: the version was sent to the replicas of an older ring, too,
+	// and what became of it there is not known.
+	sentBefore bool
+	verdictAt  instant // when a lost write stops waiting for the last refusals; 0: not lost
+	hinted     set     // targets that a hint was made for
+	duplicate  bool
 
 	result WriteResult
 	err    error
@@ -86,14 +91,8 @@ const (
 )
 
 func (w *write) start(now instant, fx *effects) {
-	w.clocks.open(w.targets, Majority(w.rf))
-	if w.level == One || mutant == mutantClocksAtOne {
-		w.clocks.tally.need = 1
-	}
-	w.sends.open(w.targets, w.level.need(w.rf))
-	if mutant == mutantLiveMajority && w.level == Quorum {
-		w.sends.tally.need = Majority((w.sends.tally.voters &^ w.sends.tally.no).size())
-	}
+	w.openClocks()
+	w.openSends()
 	w.claimed = !w.keyed
 	w.retryAt = never
 	w.backoff = claimPollMin
@@ -110,6 +109,53 @@ func (w *write) start(now instant, fx *effects) {
 	w.askClocks(fx)
 }
 
+// openClocks begins the phase that asks what replicas hold: a majority, at
+// every level but one.
+func (w *write) openClocks() {
+	level := Quorum
+	if w.level == One || mutant == mutantClocksAtOne {
+		level = One
+	}
+	w.clocks.open(w.targets, w.at(level))
+}
+
+func (w *write) openSends() {
+	w.sends.open(w.targets, w.at(w.level))
+	if mutant == mutantLiveMajority && w.level == Quorum {
+		w.sends.tally.groups[0].need = Majority((w.sends.tally.voters() &^ w.sends.tally.no).size())
+	}
+}
+
+// restart goes on with the replicas of a newer ring, which the subject has
+// become. A phase counts answers of one ring only, so the one that was under
+// way begins again: with the same version, if one was made.
+func (w *write) restart(now instant, fx *effects) {
+	if w.stage == writeAnswered {
+		return
+	}
+	if w.stage == writeSending {
+		w.sentBefore = true
+	}
+	w.openSends()
+	if w.stage != writeSending && w.sends.tally.verdict() == lost {
+		w.fail(w.unsent(), w.sends.shortfall(w.phaseName(), &w.subject), fx)
+		return
+	}
+	if !w.clocksOK {
+		w.openClocks()
+	}
+	switch w.stage {
+	case writeGathering:
+		if !w.clocksOK {
+			w.hedgeAt, w.overdue = now.add(w.hedge), false
+			w.askClocks(fx)
+		}
+	case writeSending:
+		w.verdictAt, w.hinted = 0, 0
+		w.send(now, fx)
+	}
+}
+
 func (w *write) phaseName() string {
 	if w.delete {
 		return "delete"
@@ -122,10 +168,10 @@ func (w *write) askClocks(fx *effects) {
 		w.fail(w.unsent(), w.clocks.shortfall("read clocks for "+w.phaseName(), &w.subject), fx)
 		return
 	}
-	for w.clocks.short() > 0 {
+	for {
 		i, ok := w.clocks.next()
 		if !ok {
-			break
+			return
 		}
 		fx.call(CallHead, 0, phaseClocks, i)
 	}
@@ -141,9 +187,10 @@ func (w *write) unsent() Outcome {
 }
 
 // reply takes a finished call.
-func (w *write) reply(p phase, i int, held *Version, err error, now instant, fx *effects) {
+func (w *write) reply(p phase, i int, held *Version, floor int64, err error, now instant, fx *effects) {
 	switch p {
 	case phaseClocks:
+		w.floor = max(w.floor, floor)
 		w.clockReply(i, held, err, now, fx)
 	case phaseSend:
 		w.sendReply(i, held, err, now, fx)
@@ -183,7 +230,7 @@ func (w *write) proceed(now instant, fx *effects) {
 	if w.stage != writeGathering || !w.clocksOK || !w.claimed {
 		return
 	}
-	w.version.Head = w.issuer.issue(w.token, w.tenant, w.key, w.seen.Timestamp, w.joined, w.delete)
+	w.version.Head = w.issue(max(w.seen.Timestamp, w.floor))
 	w.version.Value = w.value
 	w.intent = IntentWrite
 	if w.keyed && mutant != mutantMintAfterSend && mutant != mutantNoMint {
@@ -193,6 +240,15 @@ func (w *write) proceed(now instant, fx *effects) {
 		return
 	}
 	w.send(now, fx)
+}
+
+// issue makes the head of the write's version, above what was seen.
+func (w *write) issue(seen int64) Head {
+	h := w.issuer.issue(w.token, w.tenant, w.key, seen, w.joined, w.delete)
+	if w.ttl != 0 {
+		h.Expires = h.Timestamp + int64(w.ttl)
+	}
+	return h
 }
 
 // reserved takes the answer to stepReserve.
@@ -253,7 +309,7 @@ func (w *write) follow(claim Claim, now instant, fx *effects) {
 		w.backoff = min(2*w.backoff, claimPollMax)
 	default:
 		if mutant == mutantRetryMintsAgain {
-			w.version.Head = w.issuer.issue(w.token, w.tenant, w.key, max(w.seen.Timestamp, claim.Minted.Timestamp), w.joined, w.delete)
+			w.version.Head = w.issue(max(w.seen.Timestamp, claim.Minted.Timestamp))
 			w.version.Value = w.value
 			w.send(now, fx)
 			return
@@ -323,13 +379,13 @@ func (w *write) decide(now instant, fx *effects) {
 	case lost:
 		if mutant == mutantNewIdentity && w.intent == IntentWrite {
 			w.intent = IntentRepair
-			w.version.Head = w.issuer.issue(w.token, w.tenant, w.key, w.version.Timestamp, w.joined, w.delete)
-			w.sends.open(w.targets, w.level.need(w.rf))
+			w.version.Head = w.issue(w.version.Timestamp)
+			w.openSends()
 			w.send(now, fx)
 			return
 		}
 		outcome := InDoubt
-		if !w.mintSent && w.sends.tally.yes == 0 && w.allRefused() {
+		if !w.mintSent && !w.sentBefore && w.sends.tally.yes == 0 && w.allRefused() {
 			outstanding := w.sends.asked &^ w.sends.tally.no
 			if outstanding != 0 && w.verdictAt == 0 {
 				// It has failed, but if the rest refuse too it was not applied,
@@ -392,9 +448,13 @@ func (w *write) fail(outcome Outcome, err error, fx *effects) {
 
 // wakeAt is when the operation next wants to know the time.
 func (w *write) wakeAt() instant {
-	switch w.stage {
-	case writeAnswered:
+	switch {
+	case w.stage == writeAnswered:
 		return never
+	case w.outdated:
+		return w.deadline
+	}
+	switch w.stage {
 	case writeWaiting:
 		return min(w.deadline, w.retryAt)
 	case writeGathering:
@@ -413,6 +473,7 @@ func (w *write) wake(now instant, fx *effects) {
 	case w.stage == writeAnswered:
 	case now >= w.deadline:
 		w.expire(fx)
+	case w.outdated: // the ring that is on its way brings other replicas
 	case w.stage == writeWaiting && now >= w.retryAt:
 		w.retryAt = never
 		fx.store = stepReserve
@@ -421,7 +482,7 @@ func (w *write) wake(now instant, fx *effects) {
 		switch {
 		case w.clocksOK || w.clocks.unasked() == 0:
 		case w.overdue || w.hedges.take():
-			i, _ := w.clocks.next()
+			i, _ := w.clocks.spare()
 			fx.call(CallHead, 0, phaseClocks, i)
 			fx.hedged()
 		default:

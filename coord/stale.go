@@ -1,0 +1,16 @@
+package coord
+
+import "fmt"
+
+// StaleRingError is how a replica refuses a call whose epoch is lower than the
+// one it knows. It wraps ErrReplicaRefused: the call has had no effect.
+type StaleRingError struct {
+	Epoch uint64 // that the replica knows
+}
+
+func (e *StaleRingError) Error() string {
+	return fmt.Sprintf("%v: the ring is outdated, the replica knows epoch %d", ErrReplicaRefused, e.Epoch)
+}
+
+// Unwrap makes the error an ErrReplicaRefused.
+func (e *StaleRingError) Unwrap() error { return ErrReplicaRefused }
