@@ -68,7 +68,7 @@ func (c *Coordinator) keepHouse(ctx context.Context) {
 
 // chores are what the leader does, each until its context ends.
 func (c *Coordinator) chores() []func(context.Context) {
-	return []func(context.Context){c.migrations.lead}
+	return []func(context.Context){c.migrations.lead, c.repairs.lead, c.collector.lead, c.purger.lead}
 }
 
 // report tells of what went wrong in the background.

@@ -39,4 +39,5 @@ const (
 	mutantJoinUnswept
 	mutantNoFence
 	mutantCopyFromOne
+	mutantCollectAtMajority
 )
