@@ -96,15 +96,7 @@ func (f *valueFiles) syncDir() error {
 	if !f.sync {
 		return nil
 	}
-	dir, err := os.Open(f.dir)
-	if err != nil {
-		return fmt.Errorf("sync directory of values: %w", err)
-	}
-	err = dir.Sync()
-	if closeErr := dir.Close(); err == nil {
-		err = closeErr
-	}
-	if err != nil {
+	if err := syncDir(f.dir); err != nil {
 		return fmt.Errorf("sync directory of values: %w", err)
 	}
 	return nil
