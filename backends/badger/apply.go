@@ -150,7 +150,7 @@ func (c *committer) held(v view, call *coord.Call) (held, error) {
 	if err != nil {
 		return held{}, fmt.Errorf("read %s: %w", describeKey(key), err)
 	}
-	return rec.held(), nil
+	return rec.held(false), nil
 }
 
 func (c *committer) find(call *coord.Call) int {
@@ -287,7 +287,14 @@ func (c *committer) commit(from, to int) {
 
 func (s *staged) separate() bool { return len(s.value) > inlineBytes && len(s.value) <= fileBytes }
 
-func (s *staged) after() held { return held{head: s.head, separate: s.separate(), file: s.ref.file} }
+// after is what the commit makes of the key. It shares no memory with a call.
+func (s *staged) after() held {
+	h := held{head: s.head, separate: s.separate(), file: s.ref.file}
+	if len(s.value) <= cachedValueBytes {
+		h.value, h.known = slices.Clone(s.value), true
+	}
+	return h
+}
 
 // fill makes the changes of a batch, and tells how many keys it creates.
 func (c *committer) fill(batch []staged) (created int64) {

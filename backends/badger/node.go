@@ -189,7 +189,7 @@ var (
 	errStoreFaulted = fmt.Errorf("%w: storage is being reopened after a failed commit", coord.ErrReplicaRefused)
 )
 
-// Do implements coord.Replica. A head that is cached is answered before it returns.
+// Do implements coord.Replica. What is cached is answered before it returns.
 func (n *Node) Do(call *coord.Call) {
 	if n.closed.Load() {
 		call.Finish(errNodeClosed)
@@ -203,13 +203,10 @@ func (n *Node) Do(call *coord.Call) {
 			return
 		}
 		queue = n.applies
-	case coord.CallHead:
-		if h, ok := n.heads.get(call.Token, call.Tenant, call.Key); ok {
-			call.Held = coord.Version{Head: h.head}
-			call.Finish(nil)
+	case coord.CallHead, coord.CallRead:
+		if n.answerCached(call) {
 			return
 		}
-	case coord.CallRead:
 	default:
 		call.Finish(errUnknownCall)
 		return
@@ -220,6 +217,22 @@ func (n *Node) Do(call *coord.Call) {
 	case queueClosed:
 		call.Finish(errNodeClosed)
 	}
+}
+
+// answerCached finishes a read that the cache can answer, and tells whether it did.
+func (n *Node) answerCached(call *coord.Call) bool {
+	h, ok := n.heads.get(call.Token, call.Tenant, call.Key)
+	if !ok {
+		return false
+	}
+	if call.Kind == coord.CallHead {
+		h.value = nil
+	} else if !h.known && h.head.Live() {
+		return false
+	}
+	call.Held = coord.Version{Head: h.head, Value: h.value}
+	call.Finish(nil)
+	return true
 }
 
 // refusal tells why no apply is accepted now.
