@@ -73,7 +73,7 @@ func (c *committer) decide() {
 	n := c.node
 	var size int
 	for _, call := range c.calls {
-		size += int(callBytes(call))
+		size += int(batchBytes(call))
 	}
 	n.disk.spend(size)
 
@@ -87,6 +87,7 @@ func (c *committer) decide() {
 			v.release()
 		}
 		for _, call := range c.calls {
+			n.unspill(call)
 			call.Finish(refusal)
 		}
 		return
@@ -94,17 +95,26 @@ func (c *committer) decide() {
 	defer v.release()
 	now, wall := time.Now(), n.opts.Wall()
 	for _, call := range c.calls {
-		if expired(call, now) {
-			call.Finish(errCallLate)
-		} else if err := c.decideOne(v, call, wall); err != nil {
+		var ref valueRef
+		if isLarge(call) {
+			ref = n.spilled.take(call)
+		}
+		err := errCallLate
+		if !expired(call, now) {
+			err = c.decideOne(v, call, ref, wall)
+		}
+		if err != nil {
+			n.dropFile(ref)
 			call.Finish(err)
 		}
 	}
 }
 
-func (c *committer) decideOne(v view, call *coord.Call, wall time.Time) error {
-	if err := errors.Join(checkKey(call.Tenant, call.Key), checkVersion(&call.Version)); err != nil {
-		return fmt.Errorf("%w: %w", coord.ErrReplicaRefused, err)
+// decideOne decides on one call, whose value lies in ref if it was written
+// already. The file is taken over, or dropped, unless it returns an error.
+func (c *committer) decideOne(v view, call *coord.Call, ref valueRef, wall time.Time) error {
+	if err := checkApply(call); err != nil {
+		return err
 	}
 	at := c.find(call)
 	var before held
@@ -121,6 +131,9 @@ func (c *committer) decideOne(v view, call *coord.Call, wall time.Time) error {
 	if err != nil {
 		return err
 	}
+	if !store {
+		c.node.dropFile(ref)
+	}
 	if !store && at < 0 {
 		call.Held = coord.Version{Head: before.head}
 		call.Finish(nil)
@@ -132,6 +145,8 @@ func (c *committer) decideOne(v view, call *coord.Call, wall time.Time) error {
 	if s := &c.staged[at]; store {
 		s.head = c.own(&call.Version.Head)
 		s.value = call.Version.Value
+		c.node.dropFile(s.ref) // of a version that came and went within the batch
+		s.ref = ref
 	}
 	c.waiting = append(c.waiting, call)
 	c.answers = append(c.answers, at)
@@ -188,14 +203,15 @@ func (c *committer) own(h *coord.Head) coord.Head {
 	return copied
 }
 
-// spill writes the large values of the batch into files. A version whose value
-// cannot be written is refused.
+// spill writes those large values of the batch into files that a spiller left
+// out, because the node held a newer version then. A version whose value cannot
+// be written is refused.
 func (c *committer) spill() {
 	n := c.node
 	wrote := false
 	for i := range c.staged {
 		s := &c.staged[i]
-		if len(s.value) <= fileBytes {
+		if len(s.value) <= fileBytes || s.ref.file != 0 {
 			continue
 		}
 		wrote = true
@@ -214,14 +230,6 @@ func (c *committer) spill() {
 			}
 		}
 	}
-}
-
-// refuse marks an error before which nothing was changed.
-func refuse(err error) error {
-	if isFull(err) {
-		return fmt.Errorf("%w: %w", coord.ErrDiskFull, err)
-	}
-	return fmt.Errorf("%w: %w", coord.ErrReplicaRefused, err)
 }
 
 // commit writes staged[from:to] in one transaction or, where that is too big,

@@ -79,3 +79,36 @@ func BenchmarkHead(b *testing.B) {
 func BenchmarkRead(b *testing.B) {
 	benchmarkDo(b, NodeOptions{}, func(call *coord.Call, _ int) { call.Kind = coord.CallRead })
 }
+
+type ignored struct{}
+
+func (ignored) Done(*coord.Call) {}
+
+// TestAllocations holds what a call may allocate in the node: a cached read
+// nothing, an apply of a cached key a batch of one's worth.
+func TestAllocations(t *testing.T) {
+	n := openTestNode(t, NodeOptions{})
+	if call := apply(n, "t", "k", testVersion(1, []byte("value"))); call.Err != nil {
+		t.Fatal(call.Err)
+	}
+	call := coord.Call{Tenant: "t", Key: "k", Token: ring.KeyToken("t", "k"), Caller: ignored{}}
+	for _, kind := range []coord.CallKind{coord.CallHead, coord.CallRead} {
+		call.Kind = kind
+		if allocs := testing.AllocsPerRun(1000, func() { n.Do(&call) }); allocs > 0 {
+			t.Errorf("a cached %s allocates %v times, want none", kind, allocs)
+		}
+	}
+	const budget = 60
+	done := make(finished, 1)
+	call.Kind, call.Intent, call.Caller = coord.CallApply, coord.IntentRepair, done
+	call.Version = testVersion(1, []byte("value"))
+	allocs := testing.AllocsPerRun(1000, func() {
+		call.Version.Timestamp++
+		n.Do(&call)
+		<-done
+	})
+	if call.Err != nil || allocs > budget {
+		t.Errorf("an apply alone in its batch allocates %v times, at most %d are allowed; error %v", allocs, budget, call.Err)
+	}
+	t.Logf("an apply alone in its batch allocates %v times", allocs)
+}

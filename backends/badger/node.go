@@ -29,7 +29,8 @@ type NodeOptions struct {
 	Wall func() time.Time
 
 	// MaxQueuedCalls and MaxQueuedBytes bound the calls that wait, for reads
-	// and for applies each. Defaults depend on the profile.
+	// and for applies each; half of them bounds those whose large value is yet
+	// to be written. Defaults depend on the profile.
 	MaxQueuedCalls int
 	MaxQueuedBytes int64
 
@@ -61,6 +62,8 @@ type Node struct {
 	values   *valueFiles
 	keys     atomic.Int64 // that have a record, tombstones too
 
+	spills  *queue // applies of large values, before they come to applies
+	spilled spilled
 	applies *queue
 	reads   *queue
 	flights []*flight // of the committer and each reader
@@ -124,6 +127,8 @@ func OpenNode(opts NodeOptions) (*Node, error) {
 		heads:    newHeadCache(&st.committed, defaults.headCache),
 		interned: newInternTable(),
 		values:   values,
+		spills:   newQueue(max(1, opts.MaxQueuedCalls/2), opts.MaxQueuedBytes/2),
+		spilled:  spilled{refs: make(map[*coord.Call]valueRef)},
 		applies:  newQueue(opts.MaxQueuedCalls, opts.MaxQueuedBytes),
 		reads:    newQueue(opts.MaxQueuedCalls, opts.MaxQueuedBytes),
 		scans:    make(chan struct{}, maxScans),
@@ -153,6 +158,9 @@ func (n *Node) start(readers int) error {
 		r := newReader(n)
 		n.flights = append(n.flights, &r.flight)
 		n.running.Go(r.run)
+	}
+	for range spillers {
+		n.running.Go((&spiller{node: n}).run)
 	}
 	c := newCommitter(n)
 	n.flights = append(n.flights, &c.flight)
@@ -203,6 +211,9 @@ func (n *Node) Do(call *coord.Call) {
 			return
 		}
 		queue = n.applies
+		if isLarge(call) {
+			queue = n.spills
+		}
 	case coord.CallHead, coord.CallRead:
 		if n.answerCached(call) {
 			return
@@ -278,8 +289,9 @@ func (n *Node) Describe(ctx context.Context) (coord.NodeDescription, error) {
 func (n *Node) Close() error {
 	n.closeOnce.Do(func() {
 		n.closed.Store(true)
-		for _, q := range []*queue{n.applies, n.reads} {
+		for _, q := range []*queue{n.spills, n.applies, n.reads} {
 			for _, call := range q.close() {
+				n.unspill(call)
 				call.Finish(errNodeClosed)
 			}
 		}
@@ -354,8 +366,9 @@ func (n *Node) heal(fault error) {
 // expire finishes the calls whose deadline has passed: those that wait have
 // had no effect, those under way may have.
 func (n *Node) expire(now time.Time) {
-	waiting := n.reads.expire(now, n.applies.expire(now, nil))
+	waiting := n.reads.expire(now, n.applies.expire(now, n.spills.expire(now, nil)))
 	for _, call := range waiting {
+		n.unspill(call)
 		call.Finish(errCallLate)
 	}
 	var overdue []*coord.Call

@@ -14,7 +14,7 @@ type Profile uint8
 const (
 	// Small suits several stores in one development process: some 10 MiB each while idle.
 	Small Profile = iota
-	// Large suits a process of its own: some 500 MiB under load.
+	// Large suits a process of its own: some 300 MiB under load.
 	Large
 )
 
