@@ -97,9 +97,21 @@ func (c *committer) adopt(calls []*coord.Call) {
 	}
 	err := n.ring.check(epoch)
 	if err == nil {
-		c.flight.set(calls)
+		// A call whose value was spilled stays the committer's.
+		waiting := make([]*coord.Call, len(calls))
+		for i, call := range calls {
+			if call != nil && !isLarge(call) {
+				waiting[i], calls[i] = call, nil
+			}
+		}
+		c.flight.set(waiting)
 		err = n.adopt(epoch, encoded)
 		c.flight.set(nil)
+		for i, call := range waiting {
+			if call != nil {
+				calls[i] = call
+			}
+		}
 	}
 	if calls[0] == nil || err == nil && kind != callAdopt {
 		return
@@ -107,6 +119,7 @@ func (c *committer) adopt(calls []*coord.Call) {
 	if err != nil && kind != callAdopt {
 		err = fmt.Errorf("%w: %w", coord.ErrReplicaRefused, err)
 	}
+	n.unspill(calls[0])
 	calls[0].Finish(err)
 	calls[0] = nil
 }
@@ -118,7 +131,7 @@ func (c *committer) decide(calls []*coord.Call) {
 	var size int
 	for _, call := range calls {
 		if call != nil {
-			size += int(callBytes(call))
+			size += int(batchBytes(call))
 		}
 	}
 	n.disk.spend(size)
@@ -133,23 +146,36 @@ func (c *committer) decide(calls []*coord.Call) {
 	now, wall := time.Now(), n.opts.Wall()
 	c.now = n.moment()
 	for _, call := range calls {
-		switch {
-		case call == nil:
-		case call.Kind == coord.CallHead || call.Kind == coord.CallRead:
+		if call == nil {
+			continue
+		}
+		if call.Kind == coord.CallHead || call.Kind == coord.CallRead {
 			n.enqueue(n.reads, call) // it waited here for its epoch
+			continue
+		}
+		var ref valueRef
+		if isLarge(call) {
+			ref = n.spilled.take(call)
+		}
+		var refused error
+		switch {
 		case refusal != nil && (call.Kind == coord.CallApply || err != nil):
-			call.Finish(refusal)
+			refused = refusal
 		case expired(call, now):
-			call.Finish(errCallLate)
+			refused = errCallLate
 		default:
-			if err := c.decideOne(v, call, wall); err != nil {
-				call.Finish(err)
-			}
+			refused = c.decideOne(v, call, ref, wall)
+		}
+		if refused != nil {
+			n.dropFile(ref)
+			call.Finish(refused)
 		}
 	}
 }
 
-func (c *committer) decideOne(v view, call *coord.Call, wall time.Time) error {
+// decideOne decides on one call, whose value lies in ref if it was written
+// already. The file is taken over, or dropped, unless it returns an error.
+func (c *committer) decideOne(v view, call *coord.Call, ref valueRef, wall time.Time) error {
 	if err := c.node.ring.check(call.Epoch); err != nil {
 		return err
 	}
@@ -159,12 +185,12 @@ func (c *committer) decideOne(v view, call *coord.Call, wall time.Time) error {
 	if call.Kind == coord.CallDrop {
 		return c.decideDrop(v, call, wall)
 	}
-	return c.decideApply(v, call, wall)
+	return c.decideApply(v, call, ref, wall)
 }
 
-func (c *committer) decideApply(v view, call *coord.Call, wall time.Time) error {
-	if err := errors.Join(checkKey(call.Tenant, call.Key), checkVersion(&call.Version)); err != nil {
-		return fmt.Errorf("%w: %w", coord.ErrReplicaRefused, err)
+func (c *committer) decideApply(v view, call *coord.Call, ref valueRef, wall time.Time) error {
+	if err := checkApply(call); err != nil {
+		return err
 	}
 	at := c.find(call)
 	var before held
@@ -181,6 +207,9 @@ func (c *committer) decideApply(v view, call *coord.Call, wall time.Time) error 
 	if err != nil {
 		return err
 	}
+	if !store {
+		c.node.dropFile(ref)
+	}
 	if !store && at < 0 {
 		call.Held = coord.Version{Head: before.head}
 		call.Finish(nil)
@@ -192,6 +221,8 @@ func (c *committer) decideApply(v view, call *coord.Call, wall time.Time) error 
 	if s := &c.staged[at]; store {
 		s.head = c.own(&call.Version.Head)
 		s.value = call.Version.Value
+		c.node.dropFile(s.ref) // of a version that came and went within the batch
+		s.ref = ref
 	}
 	c.waiting = append(c.waiting, call)
 	c.answers = append(c.answers, at)
@@ -210,7 +241,7 @@ func (c *committer) held(v view, call *coord.Call) (held, error) {
 	if err != nil {
 		return held{}, fmt.Errorf("read %s: %w", describeKey(key), err)
 	}
-	return rec.held(), nil
+	return rec.held(false), nil
 }
 
 func (c *committer) find(call *coord.Call) int {
@@ -248,14 +279,15 @@ func (c *committer) own(h *coord.Head) coord.Head {
 	return copied
 }
 
-// spill writes the large values of the batch into files. A version whose value
-// cannot be written is refused.
+// spill writes those large values of the batch into files that a spiller left
+// out, because the node held a newer version then. A version whose value cannot
+// be written is refused.
 func (c *committer) spill() {
 	n := c.node
 	wrote := false
 	for i := range c.staged {
 		s := &c.staged[i]
-		if len(s.value) <= fileBytes {
+		if len(s.value) <= fileBytes || s.ref.file != 0 {
 			continue
 		}
 		wrote = true
@@ -274,14 +306,6 @@ func (c *committer) spill() {
 			}
 		}
 	}
-}
-
-// refuse marks an error before which nothing was changed.
-func refuse(err error) error {
-	if isFull(err) {
-		return fmt.Errorf("%w: %w", coord.ErrDiskFull, err)
-	}
-	return fmt.Errorf("%w: %w", coord.ErrReplicaRefused, err)
 }
 
 // commit writes staged[from:to] in one transaction or, where that is too big,
@@ -350,8 +374,13 @@ func (c *committer) commit(from, to int) {
 
 func (s *staged) separate() bool { return len(s.value) > inlineBytes && len(s.value) <= fileBytes }
 
+// after is what the commit makes of the key. It shares no memory with a call.
 func (s *staged) after() held {
-	return held{head: s.head, separate: s.separate(), file: s.ref.file, size: len(s.value)}
+	h := held{head: s.head, separate: s.separate(), file: s.ref.file, length: len(s.value)}
+	if len(s.value) <= cachedValueBytes {
+		h.value, h.known = slices.Clone(s.value), true
+	}
+	return h
 }
 
 // fill makes the changes of a batch, and tells how many keys it creates: fewer

@@ -79,3 +79,36 @@ func BenchmarkHead(b *testing.B) {
 func BenchmarkRead(b *testing.B) {
 	benchmarkDo(b, NodeOptions{}, func(call *coord.Call, _ int) { call.Kind = coord.CallRead })
 }
+
+type ignored struct{}
+
+func (ignored) Done(*coord.Call) {}
+
+// TestAllocations holds what a call may allocate in the node: a cached head
+// nothing, a cached read the value, which is its receiver's, an apply of a cached key a batch of one's worth.
+func TestAllocations(t *testing.T) {
+	n := openTestNode(t, NodeOptions{})
+	if call := apply(n, "t", "k", testVersion(1, []byte("value"))); call.Err != nil {
+		t.Fatal(call.Err)
+	}
+	call := coord.Call{Tenant: "t", Key: "k", Token: ring.KeyToken("t", "k"), Caller: ignored{}}
+	for kind, budget := range map[coord.CallKind]float64{coord.CallHead: 0, coord.CallRead: 1} {
+		call.Kind = kind
+		if allocs := testing.AllocsPerRun(1000, func() { n.Do(&call) }); allocs > budget {
+			t.Errorf("a cached %s allocates %v times, want at most %v", kind, allocs, budget)
+		}
+	}
+	const budget = 60
+	done := make(finished, 1)
+	call.Kind, call.Intent, call.Caller = coord.CallApply, coord.IntentRepair, done
+	call.Version = testVersion(1, []byte("value"))
+	allocs := testing.AllocsPerRun(1000, func() {
+		call.Version.Timestamp++
+		n.Do(&call)
+		<-done
+	})
+	if call.Err != nil || allocs > budget {
+		t.Errorf("an apply alone in its batch allocates %v times, at most %d are allowed; error %v", allocs, budget, call.Err)
+	}
+	t.Logf("an apply alone in its batch allocates %v times", allocs)
+}

@@ -8,5 +8,12 @@
 // their snapshot, so no read waits for a commit or its sync.
 //
 // A value of up to 4 KiB lies in its key's record, one of up to 64 KiB beside
-// it, and a larger one in a file of its own. Badger's value log stays empty.
+// it, and a larger one in a file of its own, which is written before its call
+// queues for the committer. Badger's value log stays empty.
+//
+// The memory of a node is bounded: memtables (limits.memTable, up to 1.3 times
+// as much each), the block cache, the cache of heads and small values, and the
+// queues' bytes. With Large, 5 memtables of 16 MiB, 128 MiB of blocks, 64 MiB of
+// heads and values and up to 320 MiB of waiting values under overload; with
+// Small, 3 of 8 MiB, no block cache, 2 MiB, and up to 120 MiB.
 package badger

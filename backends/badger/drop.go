@@ -42,6 +42,8 @@ func (c *committer) decideDrop(v view, call *coord.Call, wall time.Time) error {
 			s.floor = max(s.floor, current.Timestamp)
 		}
 		s.head, s.value = coord.Head{}, nil
+		c.node.dropFile(s.ref) // of a version that came and went within the batch
+		s.ref = valueRef{}
 	}
 	c.waiting = append(c.waiting, call)
 	c.answers = append(c.answers, at)

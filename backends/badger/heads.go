@@ -11,18 +11,25 @@ import (
 
 const headShards = 64
 
-// held is what a node holds for a key, without the value.
+// cachedValueBytes is the size up to which a value is cached with its head.
+const cachedValueBytes = 1 << 10
+
+// held is what a node holds for a key. Nobody changes its slices.
 type held struct {
 	head     coord.Head // the zero Head: the node has never seen the key
 	separate bool       // the value lies under its own key
 	file     uint64     // that the value lies in, 0 without
-	size     int        // of the value, in bytes
+	length   int        // of the value, in bytes
+	value    []byte     // where it is known
+	known    bool       // value is the whole value
 }
 
-// headCache holds what is committed for keys used lately, so that clock reads
-// and applies need no look into the database. It never disagrees with it: a
-// commit is staged in the cache first, under its timestamp, and shows from the
-// very moment at which the store's committed timestamp reaches it.
+// headCache holds what is committed for keys used lately: the head and, where it
+// is small and was read or written, the value. So clock reads, applies and most
+// reads of such keys need no look into the database. It never disagrees with
+// it: a commit is staged in the cache first, head and value together, under its
+// timestamp, and shows from the very moment at which the store's committed
+// timestamp reaches it.
 type headCache struct {
 	committed *atomic.Uint64 // of the store
 	maxBytes  int            // per shard
@@ -47,8 +54,13 @@ type headEntry struct {
 	next        held   // what a commit makes of it
 	nextAt      uint64 // that commit's timestamp, 0 without one
 	at          int    // index in order
+	bytes       int    // that the shard counts for it
 	used        bool
 }
+
+// entryBytes is what an entry takes besides its strings and slices: itself, and
+// its places in the map and in the order.
+const entryBytes = 384
 
 func newHeadCache(committed *atomic.Uint64, maxBytes int64) *headCache {
 	c := &headCache{committed: committed, maxBytes: int(maxBytes / headShards)}
@@ -73,7 +85,8 @@ func (c *headCache) get(token ring.Token, tenant, key string) (held, bool) {
 }
 
 // fill takes in what was read from the snapshot of timestamp at, unless
-// something newer may have been committed since.
+// something newer may have been committed since. Where the cache lacks only the
+// value, it takes that: with nothing committed since, both tell of one version.
 func (c *headCache) fill(token ring.Token, tenant, key []byte, h held, at uint64) {
 	s := c.shard(token)
 	s.mu.Lock()
@@ -81,10 +94,16 @@ func (c *headCache) fill(token ring.Token, tenant, key []byte, h held, at uint64
 	if s.touched > at {
 		return
 	}
-	if e := s.entries[token]; e != nil && e.key == string(key) && e.tenant == string(tenant) {
+	e := s.entries[token]
+	if e == nil || e.key != string(key) || e.tenant != string(tenant) {
+		e = s.add(token, string(tenant), string(key))
+		e.held = h
+	} else if now := e.now(c.committed); h.known && !now.known {
+		e.held = h
+	} else {
 		return
 	}
-	s.add(token, string(tenant), string(key), c.maxBytes).held = h
+	s.account(e, c.maxBytes)
 }
 
 // stage announces that the commit of timestamp at replaces before with after.
@@ -95,9 +114,10 @@ func (c *headCache) stage(token ring.Token, tenant, key string, before, after he
 	s.touched = at
 	e := s.find(token, tenant, key)
 	if e == nil {
-		e = s.add(token, strings.Clone(tenant), strings.Clone(key), c.maxBytes)
+		e = s.add(token, strings.Clone(tenant), strings.Clone(key))
 	}
 	e.held, e.next, e.nextAt, e.used = before, after, at, true
+	s.account(e, c.maxBytes)
 }
 
 // unstage forgets a key whose commit failed.
@@ -126,9 +146,15 @@ func (e *headEntry) now(committed *atomic.Uint64) held {
 	return e.held
 }
 
-// size estimates an entry's memory. It must not change while the entry lives,
-// so it leaves room for a clock of usual length.
-func (e *headEntry) size() int { return 512 + len(e.tenant) + len(e.key) }
+// size estimates an entry's memory.
+func (e *headEntry) size() int {
+	return entryBytes + len(e.tenant) + len(e.key) + e.held.size() + e.next.size()
+}
+
+func (h *held) size() int {
+	const clockEntryBytes = 32
+	return len(h.head.Clock)*clockEntryBytes + cap(h.value)
+}
 
 func (s *headShard) find(token ring.Token, tenant, key string) *headEntry {
 	if e := s.entries[token]; e != nil && e.key == key && e.tenant == tenant {
@@ -137,28 +163,35 @@ func (s *headShard) find(token ring.Token, tenant, key string) *headEntry {
 	return nil
 }
 
-// add makes an entry, in place of one with the same token if there is one, and
-// evicts others to stay within maxBytes. Evicting is always right, a staged
-// entry too: the database knows better.
-func (s *headShard) add(token ring.Token, tenant, key string, maxBytes int) *headEntry {
+// add makes an entry, in place of one with the same token if there is one. It
+// must be accounted for next.
+func (s *headShard) add(token ring.Token, tenant, key string) *headEntry {
 	if e := s.entries[token]; e != nil {
 		s.remove(e)
 	}
-	e := &headEntry{token: token, tenant: tenant, key: key}
-	for s.bytes+e.size() > maxBytes && len(s.order) > 0 {
-		s.hand %= len(s.order)
-		if old := s.order[s.hand]; old.used {
-			old.used = false
-			s.hand++
-		} else {
-			s.remove(old)
-		}
-	}
-	e.at = len(s.order)
+	e := &headEntry{token: token, tenant: tenant, key: key, at: len(s.order)}
 	s.order = append(s.order, e)
 	s.entries[token] = e
-	s.bytes += e.size()
 	return e
+}
+
+// account counts an entry by what it holds now, and evicts others to stay
+// within maxBytes, the entry itself if it is too large alone. Evicting is always
+// right, a staged entry too: the database knows better.
+func (s *headShard) account(e *headEntry, maxBytes int) {
+	size := e.size()
+	s.bytes += size - e.bytes
+	e.bytes = size
+	for s.bytes > maxBytes && len(s.order) > 0 {
+		s.hand %= len(s.order)
+		old := s.order[s.hand]
+		if len(s.order) > 1 && (old == e || old.used) {
+			old.used = old == e && old.used
+			s.hand++
+			continue
+		}
+		s.remove(old)
+	}
 }
 
 func (s *headShard) remove(e *headEntry) {
@@ -168,5 +201,5 @@ func (s *headShard) remove(e *headEntry) {
 	s.order[len(s.order)-1] = nil
 	s.order = s.order[:len(s.order)-1]
 	delete(s.entries, e.token)
-	s.bytes -= e.size()
+	s.bytes -= e.bytes
 }

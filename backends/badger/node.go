@@ -33,7 +33,8 @@ type NodeOptions struct {
 	Clock func() time.Duration
 
 	// MaxQueuedCalls and MaxQueuedBytes bound the calls that wait, for reads
-	// and for applies each. Defaults depend on the profile.
+	// and for applies each; half of them bounds those whose large value is yet
+	// to be written. Defaults depend on the profile.
 	MaxQueuedCalls int
 	MaxQueuedBytes int64
 
@@ -70,6 +71,8 @@ type Node struct {
 	boot     uint64 // number of the node's present life
 	clock    func() time.Duration
 
+	spills  *queue // applies of large values, before they come to applies
+	spilled spilled
 	applies *queue
 	reads   *queue
 	flights []*flight // of the committer and each reader
@@ -134,6 +137,8 @@ func OpenNode(opts NodeOptions) (*Node, error) {
 		interned: newInternTable(),
 		tree:     newTree(defaults.treeBits, defaults.treeEntries),
 		values:   values,
+		spills:   newQueue(max(1, opts.MaxQueuedCalls/2), opts.MaxQueuedBytes/2),
+		spilled:  spilled{refs: make(map[*coord.Call]valueRef)},
 		applies:  newQueue(opts.MaxQueuedCalls, opts.MaxQueuedBytes),
 		reads:    newQueue(opts.MaxQueuedCalls, opts.MaxQueuedBytes),
 		scans:    make(chan struct{}, maxScans),
@@ -163,6 +168,9 @@ func (n *Node) start(readers int) error {
 		r := newReader(n)
 		n.flights = append(n.flights, &r.flight)
 		n.running.Go(r.run)
+	}
+	for range spillers {
+		n.running.Go((&spiller{node: n}).run)
 	}
 	c := newCommitter(n)
 	n.flights = append(n.flights, &c.flight)
@@ -205,7 +213,7 @@ var (
 	errStoreFaulted = fmt.Errorf("%w: storage is being reopened after a failed commit", coord.ErrReplicaRefused)
 )
 
-// Do implements coord.Replica. A head that is cached is answered before it returns.
+// Do implements coord.Replica. What is cached is answered before it returns.
 func (n *Node) Do(call *coord.Call) {
 	if n.closed.Load() {
 		call.Finish(errNodeClosed)
@@ -219,6 +227,9 @@ func (n *Node) Do(call *coord.Call) {
 			return
 		}
 		queue = n.applies
+		if isLarge(call) {
+			queue = n.spills
+		}
 	case coord.CallDrop:
 		queue = n.applies // a full disk gains room by it
 	case coord.CallHead, coord.CallRead:
@@ -226,11 +237,7 @@ func (n *Node) Do(call *coord.Call) {
 			queue = n.applies // the committer adopts the epoch and passes the call on
 			break
 		}
-		if call.Kind == coord.CallRead {
-			break
-		}
-		if h, ok := n.heads.get(call.Token, call.Tenant, call.Key); ok {
-			n.finishRead(call, coord.Version{Head: h.head}, nil)
+		if n.answerCached(call) {
 			return
 		}
 	default:
@@ -247,6 +254,21 @@ func (n *Node) enqueue(q *queue, call *coord.Call) {
 	case queueClosed:
 		call.Finish(errNodeClosed)
 	}
+}
+
+// answerCached finishes a read that the cache can answer, and tells whether it did.
+func (n *Node) answerCached(call *coord.Call) bool {
+	h, ok := n.heads.get(call.Token, call.Tenant, call.Key)
+	if !ok {
+		return false
+	}
+	if call.Kind == coord.CallHead {
+		h.value = nil
+	} else if !h.known && h.head.Exists() && !h.head.Tombstone {
+		return false
+	}
+	n.finishRead(call, coord.Version{Head: h.head, Value: bytes.Clone(h.value)}, nil)
+	return true
 }
 
 // refusal tells why no apply is accepted now.
@@ -295,8 +317,9 @@ func (n *Node) Describe(ctx context.Context) (coord.NodeDescription, error) {
 func (n *Node) Close() error {
 	n.closeOnce.Do(func() {
 		n.closed.Store(true)
-		for _, q := range []*queue{n.applies, n.reads} {
+		for _, q := range []*queue{n.spills, n.applies, n.reads} {
 			for _, call := range q.close() {
+				n.unspill(call)
 				call.Finish(errNodeClosed)
 			}
 		}
@@ -372,8 +395,9 @@ func (n *Node) heal(fault error) {
 // expire finishes the calls whose deadline has passed: those that wait have
 // had no effect, those under way may have.
 func (n *Node) expire(now time.Time) {
-	waiting := n.reads.expire(now, n.applies.expire(now, nil))
+	waiting := n.reads.expire(now, n.applies.expire(now, n.spills.expire(now, nil)))
 	for _, call := range waiting {
+		n.unspill(call)
 		call.Finish(errCallLate)
 	}
 	var overdue []*coord.Call

@@ -14,7 +14,7 @@ type Profile uint8
 const (
 	// Small suits several stores in one development process: some 10 MiB each while idle.
 	Small Profile = iota
-	// Large suits a process of its own: some 500 MiB under load.
+	// Large suits a process of its own: some 300 MiB under load.
 	Large
 )
 
@@ -34,7 +34,7 @@ type limits struct {
 func (p Profile) limits() limits {
 	if p == Large {
 		return limits{
-			memTable: 64 << 20, blockCache: 128 << 20, headCache: 64 << 20,
+			memTable: 16 << 20, blockCache: 128 << 20, headCache: 64 << 20,
 			readers: 8, queuedCalls: 32 << 10, queuedBytes: 128 << 20, minFree: 1 << 30,
 			treeBits: 16, treeEntries: 1 << 20,
 		}

@@ -14,6 +14,14 @@ func callBytes(c *coord.Call) int64 {
 	return int64(callOverhead + len(c.Tenant) + len(c.Key) + len(c.Version.Value))
 }
 
+// batchBytes is what of a call goes through the database.
+func batchBytes(c *coord.Call) int64 {
+	if isLarge(c) {
+		return callBytes(c) - int64(len(c.Version.Value))
+	}
+	return callBytes(c)
+}
+
 // queue holds calls that wait, in order of arrival, bounded in number and bytes.
 type queue struct {
 	maxCalls int
@@ -59,26 +67,27 @@ func (q *queue) push(c *coord.Call) pushed {
 }
 
 // take waits for calls and moves the first ones to dst: at most maxCalls, and
-// one or no more than maxBytes. It returns nothing once the queue is closed.
+// one or no more than maxBytes, large values aside. It returns nothing once the queue is closed.
 func (q *queue) take(dst []*coord.Call, maxCalls int, maxBytes int64) []*coord.Call {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for len(q.calls) == q.head && !q.closed {
 		q.wake.Wait()
 	}
-	var bytes int64
+	var bytes, freed int64
 	for len(dst) < maxCalls && q.head < len(q.calls) {
 		c := q.calls[q.head]
-		size := callBytes(c)
+		size := batchBytes(c)
 		if len(dst) > 0 && bytes+size > maxBytes {
 			break
 		}
 		bytes += size
+		freed += callBytes(c)
 		dst = append(dst, c)
 		q.calls[q.head] = nil
 		q.head++
 	}
-	q.bytes -= bytes
+	q.bytes -= freed
 	switch {
 	case q.head == len(q.calls):
 		q.calls, q.head = q.calls[:0], 0

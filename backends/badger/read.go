@@ -147,13 +147,19 @@ func (n *Node) loadRecord(v view, key []byte, withValue bool) (record, error) {
 		return record{}, err
 	}
 	if token, tenant, name, err := splitKey(key); err == nil {
-		n.heads.fill(token, tenant, name, rec.held(), v.at)
+		n.heads.fill(token, tenant, name, rec.held(withValue), v.at)
 	}
 	return rec, nil
 }
 
-func (r *record) held() held {
-	return held{head: r.head, separate: r.separate, file: r.ref.file, size: r.size}
+// held is what is cached of a record that was read, with its value where that
+// was copied.
+func (r *record) held(withValue bool) held {
+	h := held{head: r.head, separate: r.separate, file: r.ref.file, length: r.size}
+	if withValue && r.ref.size == 0 && len(r.inline) <= cachedValueBytes {
+		h.value, h.known = r.inline, true
+	}
+	return h
 }
 
 // finishRead answers a head or read with what was read for it.

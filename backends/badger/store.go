@@ -54,11 +54,13 @@ const (
 type store struct {
 	dir  string
 	opts badger.Options
+	sync bool // each commit waits for the disk
 	lock *flock.Flock
 
 	// gate is held shared by whoever uses db, and exclusively to replace it.
 	gate sync.RWMutex
 	db   *badger.DB // nil once closed, or after a reopening that failed
+	wal  *wal       // of db, nil without sync
 	// fault is why nothing more may be written to db, or read from it: a
 	// commit failed half way. Badger's logs may end in a hole, behind which
 	// entries would be lost at the next opening; reopening cuts that off.
@@ -90,19 +92,51 @@ func openStore(dir string, opts badger.Options, warn func(string), want identity
 		return fail(fmt.Errorf("%w: %s", ErrInUse, dir))
 	}
 	s := &store{
-		dir: dir, opts: opts.WithLogger(badgerLog{warn}), lock: lock, active: make(map[uint64]int),
+		dir: dir, opts: opts.WithSyncWrites(false).WithLogger(badgerLog{warn}), sync: opts.SyncWrites,
+		lock: lock, active: make(map[uint64]int),
 	}
-	if s.db, err = badger.OpenManaged(s.opts); err != nil {
+	if err = s.openDB(); err != nil {
 		_ = lock.Unlock()
 		return fail(fmt.Errorf("open data directory %s: %w", dir, err))
 	}
-	s.committed.Store(s.db.MaxVersion())
 	have, err := s.identify(want)
 	if err != nil {
 		_ = s.close()
 		return fail(fmt.Errorf("open data directory %s: %w", dir, err))
 	}
 	return s, have, nil
+}
+
+// openDB opens the database, with all that it found made durable where commits
+// are. Nobody else uses the store meanwhile.
+func (s *store) openDB() error {
+	db, err := badger.OpenManaged(s.opts)
+	if err != nil {
+		return err
+	}
+	if s.sync {
+		if s.wal, err = openWAL(s.dir); err != nil {
+			_ = db.Close()
+			return err
+		}
+	}
+	s.db = db
+	s.committed.Store(db.MaxVersion())
+	return nil
+}
+
+// closeDB closes the database if it is open. Nobody else uses the store meanwhile.
+func (s *store) closeDB() error {
+	if s.wal != nil {
+		s.wal.close()
+		s.wal = nil
+	}
+	if s.db == nil {
+		return nil
+	}
+	err := s.db.Close()
+	s.db = nil
+	return err
 }
 
 // identify reads the directory's identity and compares it, or gives it one.
@@ -274,7 +308,10 @@ func (s *store) commitAt(txn *badger.Txn, at uint64) error {
 			return err
 		}
 	}
-	return txn.CommitAt(at, nil)
+	if err := txn.CommitAt(at, nil); err != nil || s.wal == nil {
+		return err
+	}
+	return s.wal.sync()
 }
 
 // reopen closes the faulty database and opens it again, which drops what the
@@ -286,16 +323,10 @@ func (s *store) reopen(reset func(view) error) error {
 	if s.fault.Load() == nil {
 		return nil
 	}
-	if s.db != nil {
-		_ = s.db.Close() // what it could not write is what made it faulty
-		s.db = nil
-	}
-	db, err := badger.OpenManaged(s.opts)
-	if err != nil {
+	_ = s.closeDB() // what it could not write is what made it faulty
+	if err := s.openDB(); err != nil {
 		return fmt.Errorf("reopen data directory %s: %w", s.dir, err)
 	}
-	s.db = db
-	s.committed.Store(db.MaxVersion())
 	now := s.snapshot(true)
 	defer now.release()
 	if err := reset(now); err != nil {
@@ -336,11 +367,7 @@ func (s *store) size() int64 {
 func (s *store) close() error {
 	s.gate.Lock()
 	defer s.gate.Unlock()
-	var err error
-	if s.db != nil {
-		err = s.db.Close()
-		s.db = nil
-	}
+	err := s.closeDB()
 	if unlockErr := s.lock.Unlock(); err == nil {
 		err = unlockErr
 	}

@@ -164,7 +164,7 @@ func (t *tree) committed(batch []staged, at uint64) {
 		if s.before.head.Exists() {
 			keys--
 			sum ^= coord.VersionSum(s.key, &s.before.head)
-			t.bytes -= keyBytes(s.tenant, s.key, s.before.size)
+			t.bytes -= keyBytes(s.tenant, s.key, s.before.length)
 		}
 		if s.head.Exists() {
 			keys++

@@ -43,6 +43,8 @@ type valueFiles struct {
 
 	mu       sync.Mutex
 	suspects []uint64 // at first all that were there at opening
+
+	beforeWrite func() // of tests
 }
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -73,6 +75,9 @@ func (f *valueFiles) path(id uint64) string {
 
 // write stores a value, durably once syncDir has returned too.
 func (f *valueFiles) write(value []byte) (valueRef, error) {
+	if f.beforeWrite != nil {
+		f.beforeWrite()
+	}
 	ref := valueRef{file: f.last.Add(1), size: uint64(len(value)), sum: crc32.Checksum(value, castagnoli)}
 	file, err := os.OpenFile(f.path(ref.file), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
@@ -96,15 +101,7 @@ func (f *valueFiles) syncDir() error {
 	if !f.sync {
 		return nil
 	}
-	dir, err := os.Open(f.dir)
-	if err != nil {
-		return fmt.Errorf("sync directory of values: %w", err)
-	}
-	err = dir.Sync()
-	if closeErr := dir.Close(); err == nil {
-		err = closeErr
-	}
-	if err != nil {
+	if err := syncDir(f.dir); err != nil {
 		return fmt.Errorf("sync directory of values: %w", err)
 	}
 	return nil

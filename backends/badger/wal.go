@@ -1,0 +1,149 @@
+package badger
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// walExtension ends the names of Badger's write-ahead logs, one a memtable,
+// numbered upwards.
+const walExtension = ".mem"
+
+// wal makes commits durable: it syncs the log that Badger writes to. Badger's
+// own SyncWrites would sync the value log too, each time. That one is empty, but
+// a sync of an unchanged file also waits for the disk to flush its cache.
+//
+// A commit goes as a whole into the newest log, and a log is made only by a
+// commit that finds the former one full. So what was committed by one goroutine
+// lies in the newest log and, synced before, in older ones.
+type wal struct {
+	dir    string
+	number int
+	file   *os.File // the log of that number
+}
+
+// openWAL opens the newest log in the directory of a database that was just
+// opened. What Badger found in older ones, and so shows to readers, is durable
+// when it returns.
+func openWAL(dir string) (*wal, error) {
+	w := &wal{dir: dir}
+	numbers, err := w.numbers()
+	if err != nil {
+		return nil, err
+	}
+	if len(numbers) == 0 {
+		return nil, fmt.Errorf("find write-ahead log: none in %s", dir)
+	}
+	for _, w.number = range numbers {
+		file, err := os.OpenFile(w.path(w.number), os.O_RDWR, 0)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // it was flushed, durably, since
+		}
+		if err != nil {
+			w.close()
+			return nil, fmt.Errorf("open write-ahead log: %w", err)
+		}
+		w.close()
+		w.file = file
+		if err := w.syncFile(); err != nil {
+			w.close()
+			return nil, err
+		}
+	}
+	if w.file == nil {
+		return nil, fmt.Errorf("find write-ahead log: none is left in %s", dir)
+	}
+	if err := syncDir(dir); err != nil {
+		w.close()
+		return nil, fmt.Errorf("sync write-ahead log: %w", err)
+	}
+	return w, nil
+}
+
+// numbers lists the logs that there are, upwards.
+func (w *wal) numbers() ([]int, error) {
+	entries, err := os.ReadDir(w.dir)
+	if err != nil {
+		return nil, fmt.Errorf("find write-ahead log: %w", err)
+	}
+	var numbers []int
+	for _, e := range entries {
+		if name, ok := strings.CutSuffix(e.Name(), walExtension); ok {
+			number, err := strconv.Atoi(name)
+			if err != nil {
+				return nil, fmt.Errorf("find write-ahead log: unknown file %s in %s", e.Name(), w.dir)
+			}
+			numbers = append(numbers, number)
+		}
+	}
+	slices.Sort(numbers)
+	return numbers, nil
+}
+
+func (w *wal) path(number int) string {
+	return filepath.Join(w.dir, fmt.Sprintf("%05d%s", number, walExtension))
+}
+
+// sync makes all that was committed durable. Only the goroutine that commits
+// may call it.
+func (w *wal) sync() error {
+	if err := w.follow(); err != nil {
+		return err
+	}
+	return w.syncFile()
+}
+
+// follow goes on to the log that the last commit made, if it did.
+func (w *wal) follow() error {
+	for {
+		// Lstat costs less than the attempt to open what is not there.
+		if _, err := os.Lstat(w.path(w.number + 1)); errors.Is(err, fs.ErrNotExist) {
+			return nil
+		} else if err != nil {
+			return fmt.Errorf("find write-ahead log: %w", err)
+		}
+		file, err := os.OpenFile(w.path(w.number+1), os.O_RDWR, 0)
+		if err != nil {
+			return fmt.Errorf("open write-ahead log: %w", err)
+		}
+		w.close()
+		w.file, w.number = file, w.number+1
+		if err := syncDir(w.dir); err != nil {
+			return fmt.Errorf("sync write-ahead log: %w", err)
+		}
+	}
+}
+
+func (w *wal) syncFile() error {
+	if err := syncData(w.file); err != nil {
+		return fmt.Errorf("sync write-ahead log: %w", err)
+	}
+	return nil
+}
+
+// close gives the file back. What was synced needs no more of it.
+func (w *wal) close() {
+	if w.file != nil {
+		_ = w.file.Close()
+		w.file = nil
+	}
+}
+
+// syncDir makes the names in a directory durable.
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	err = d.Sync()
+	if closeErr := d.Close(); err == nil {
+		err = closeErr
+	}
+	return err
+}
