@@ -316,7 +316,8 @@ func TestClockAndBootAreHeardAndEchoed(t *testing.T) {
 		t.Errorf("heard %d, boot %d", heard, boot)
 	}
 	// A message says what was known when the oldest call in it was queued.
-	l := &link{opts: &client.opts, bounds: linkBounds{calls: 8, bytes: 1 << 20}, wake: make(chan struct{}, 1), clock: 200, boot: 7, sweeping: true}
+	l := testLink()
+	l.clock, l.boot = 200, 7
 	done := make(ended, 8)
 	if err := l.enqueue(readCall("a", time.Minute, done)); err != nil {
 		t.Fatal(err)
@@ -360,7 +361,7 @@ func FuzzFrames(f *testing.F) {
 			case frameOperations:
 				m := new(storagepb.Batch)
 				if m.UnmarshalVTUnsafe(payload) == nil {
-					shared := make(names)
+					shared := new(names)
 					for _, op := range m.Operations {
 						var task task
 						_, _ = task.request(op, shared, time.Now())

@@ -375,7 +375,7 @@ func (l *link) gather(m *outgoing) bool {
 func (l *link) receive(f *frames) error {
 	replies := storagepb.BatchReplyFromVTPool()
 	defer replies.ReturnToVTPool()
-	shared := make(names)
+	shared := new(names)
 	var calls []*coord.Call
 	for {
 		kind, payload, err := f.next()
@@ -435,7 +435,7 @@ func (l *link) answered(replies *storagepb.BatchReply, calls []*coord.Call) []*c
 }
 
 // finish hands a reply to its call.
-func (l *link) finish(f *frames, shared names, call *coord.Call, r *storagepb.Reply) {
+func (l *link) finish(f *frames, shared *names, call *coord.Call, r *storagepb.Reply) {
 	if r.Code == storagepb.Code_CODE_LARGE_VALUE {
 		if l.onLargeValue != nil {
 			l.onLargeValue(call)
