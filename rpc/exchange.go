@@ -104,7 +104,7 @@ func (x *exchange) run(ctx context.Context) error {
 func (x *exchange) read() error {
 	batch := storagepb.BatchFromVTPool()
 	defer batch.ReturnToVTPool()
-	shared := make(names)
+	shared := new(names)
 	for {
 		if err := x.stream.receive(batch); err != nil {
 			if errors.Is(err, io.EOF) {
@@ -135,7 +135,7 @@ func operationBytes(op *storagepb.Operation) int {
 }
 
 // start hands each operation to the replica.
-func (x *exchange) start(batch *storagepb.Batch, shared names) {
+func (x *exchange) start(batch *storagepb.Batch, shared *names) {
 	now := time.Now()
 	stopping := x.server.isStopping()
 	for _, op := range batch.Operations {

@@ -326,7 +326,7 @@ func FuzzFrames(f *testing.F) {
 			case frameOperations:
 				m := new(storagepb.Batch)
 				if m.UnmarshalVTUnsafe(payload) == nil {
-					shared := make(names)
+					shared := new(names)
 					for _, op := range m.Operations {
 						var task task
 						_, _ = task.request(op, shared, time.Now())

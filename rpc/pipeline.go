@@ -87,7 +87,7 @@ func (p *pipeline) read() error {
 	in := codec.Inbound{Message: message}
 	defer in.Free()
 	tolerant := codec.Tolerant{Message: &in, Check: wireCheck(message)}
-	shared := make(names)
+	shared := new(names)
 	for {
 		if err := p.stream.RecvMsg(&tolerant); err != nil {
 			if errors.Is(err, io.EOF) {
@@ -125,7 +125,7 @@ func booked(op *coordinatorpb.PipelineOperation, mean int) int {
 }
 
 // start hands each operation to the engine.
-func (p *pipeline) start(message *coordinatorpb.PipelineRequest, in *codec.Inbound, shared names, mean int, now time.Time) {
+func (p *pipeline) start(message *coordinatorpb.PipelineRequest, in *codec.Inbound, shared *names, mean int, now time.Time) {
 	s := p.service
 	draining := s.server.draining.Load()
 	for _, op := range message.Operations {
@@ -223,7 +223,7 @@ func (s *Server) release(t *pipelined) {
 // keep takes over from a message what outlives it. What it keeps then shares no
 // memory with the message, but for a large value: aliased tells of one. Of what
 // is not valid it keeps no more than the names that logs show.
-func (t *pipelined) keep(op *coordinatorpb.PipelineOperation, shared names, valid bool) (aliased bool, value []byte, idempotencyKey string) {
+func (t *pipelined) keep(op *coordinatorpb.PipelineOperation, shared *names, valid bool) (aliased bool, value []byte, idempotencyKey string) {
 	if !valid {
 		t.tenant, t.key = clip(op.TenantId, MaxTenantBytes), clip(op.Key, MaxKeyBytes)
 		return false, nil, ""

@@ -198,7 +198,7 @@ func (c *StorageClient) Scan(ctx context.Context, req coord.ScanRequest) (coord.
 		return coord.ScanPage{}, err
 	}
 	page := coord.ScanPage{Items: make([]coord.ScanItem, len(resp.Items)), Next: position(resp.Next)}
-	shared := make(names)
+	shared := new(names)
 	for i, m := range resp.Items {
 		if m.Position == nil || m.Head == nil {
 			return coord.ScanPage{}, unanswered("scan %s: item %d lacks its position or version", c.opts.name(), i)

@@ -362,7 +362,7 @@ func (l *link) gather(m *outgoing) bool {
 func (l *link) receive(f *frames) error {
 	replies := storagepb.BatchReplyFromVTPool()
 	defer replies.ReturnToVTPool()
-	shared := make(names)
+	shared := new(names)
 	var calls []*coord.Call
 	var pong storagepb.Hello
 	for {
@@ -428,7 +428,7 @@ func (l *link) answered(replies *storagepb.BatchReply, calls []*coord.Call) []*c
 }
 
 // finish hands a reply to its call.
-func (l *link) finish(f *frames, shared names, call *coord.Call, r *storagepb.Reply) {
+func (l *link) finish(f *frames, shared *names, call *coord.Call, r *storagepb.Reply) {
 	if r.Code == storagepb.Code_CODE_LARGE_VALUE {
 		if l.onLargeValue != nil {
 			l.onLargeValue(call)

@@ -335,7 +335,7 @@ func (s *StorageServer) release(t *task) {
 
 // request reads an operation into the task's call. The call then shares no
 // memory with the message, but for a large value: aliased tells of one.
-func (t *task) request(op *storagepb.Operation, shared names, now time.Time) (aliased bool, err error) {
+func (t *task) request(op *storagepb.Operation, shared *names, now time.Time) (aliased bool, err error) {
 	c := &t.call
 	switch op.Kind {
 	case storagepb.Kind_KIND_HEAD, storagepb.Kind_KIND_READ, storagepb.Kind_KIND_APPLY, storagepb.Kind_KIND_DROP:

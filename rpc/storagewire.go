@@ -41,27 +41,38 @@ const maxIDBytes = 256
 
 // names turns received bytes that repeat themselves (coordinators' ids,
 // tenants) into shared strings. One goroutine uses it.
-type names map[string]string
+type names struct {
+	recent [4]string // those that came last; most messages hold no other ones
+	oldest int       // of recent
+	known  map[string]string
+}
 
 // maxNames bounds the strings that are remembered.
 const maxNames = 4096
 
 // keep returns a string equal to s that does not share its memory.
-func (n names) keep(s string) string {
-	if known, ok := n[s]; ok {
-		return known
+func (n *names) keep(s string) string {
+	for i := range n.recent {
+		if n.recent[i] == s {
+			return n.recent[i]
+		}
 	}
-	if len(n) >= maxNames {
-		clear(n)
+	known, ok := n.known[s]
+	if !ok {
+		if n.known == nil || len(n.known) >= maxNames {
+			n.known = make(map[string]string)
+		}
+		known = strings.Clone(s)
+		n.known[known] = known
 	}
-	s = strings.Clone(s)
-	n[s] = s
-	return s
+	n.recent[n.oldest] = known
+	n.oldest = (n.oldest + 1) % len(n.recent)
+	return known
 }
 
 // version reads a received version into v. What v then holds shares no memory
 // with m, but for a value larger than aliasAbove: aliased tells of one.
-func (n names) version(v *coord.Version, m *storagepb.Version) (aliased bool, err error) {
+func (n *names) version(v *coord.Version, m *storagepb.Version) (aliased bool, err error) {
 	switch {
 	case m.Timestamp <= 0:
 		return false, fmt.Errorf("%w: version timestamp is %d, want a positive one", coord.ErrCorrupt, m.Timestamp)
