@@ -38,6 +38,12 @@ type Options struct {
 	// the mark of a broken clock. Default DefaultMaxClockOffset.
 	MaxClockOffset time.Duration
 
+	// CopyRate bounds what a change of topology or a repair reads to copy it, in
+	// bytes a second; default 64 MiB. SweepDelay is how long after a change nodes
+	// keep what they do not own any more, unless it is in the way; default 1 min.
+	CopyRate   int64
+	SweepDelay time.Duration
+
 	HintLifetime     time.Duration // default DefaultHintLifetime
 	ReplayInterval   time.Duration // between looks for nodes that are owed hints; default 1 s
 	TenantTTL        time.Duration // how long a tenant is cached; default 5 min
@@ -68,6 +74,8 @@ func (o *Options) complete() error {
 	setDefault(&o.MaxClockOffset, DefaultMaxClockOffset)
 	setDefault(&o.ReplayInterval, time.Second)
 	setDefault(&o.HintLifetime, DefaultHintLifetime)
+	setDefault(&o.CopyRate, 64<<20)
+	setDefault(&o.SweepDelay, time.Minute)
 	setDefault(&o.TenantTTL, 5*time.Minute)
 	setDefault(&o.TenantCacheSize, 10_000)
 	setDefault(&o.TopologyInterval, 30*time.Second)

@@ -339,8 +339,7 @@ func (c *Coordinator) unhurried(node string) time.Duration {
 // node has given a range away, the hint goes to those who have it.
 func (h *handoff) deliver(ctx context.Context, hints []Hint) (settled []Hint, failure error) {
 	v := h.c.view.Load()
-	out := &replayCalls{done: make(chan struct{})}
-	out.left.Store(1)
+	out := newCallGroup()
 	deadline := time.Now().Add(replayTimeout)
 	owners := make([][]*Call, len(hints))
 	for i := range hints {
@@ -373,16 +372,14 @@ func (h *handoff) deliver(ctx context.Context, hints []Hint) (settled []Hint, fa
 			call := &Call{
 				Kind: CallApply, Intent: IntentRepair,
 				Tenant: hint.Tenant, Key: hint.Key, Token: hint.Token, Epoch: v.topology.Epoch,
-				Version: hint.Version, Deadline: deadline, Caller: out,
+				Version: hint.Version, Deadline: deadline,
 			}
 			call.Boot, call.Heard = p.replica.Heard()
 			owners[i] = append(owners[i], call)
-			out.left.Add(1)
-			p.replica.Do(call)
+			out.start(p.replica, call)
 		}
 	}
-	out.finish()
-	<-out.done
+	out.wait()
 	for i, calls := range owners {
 		kept := false
 		for _, call := range calls {
@@ -399,20 +396,6 @@ func (h *handoff) deliver(ctx context.Context, hints []Hint) (settled []Hint, fa
 }
 
 var errNoOwner = errors.New("no storage node owns the key now")
-
-// replayCalls waits for a set of calls.
-type replayCalls struct {
-	left atomic.Int64
-	done chan struct{}
-}
-
-func (r *replayCalls) Done(*Call) { r.finish() }
-
-func (r *replayCalls) finish() {
-	if r.left.Add(-1) == 0 {
-		close(r.done)
-	}
-}
 
 // ledger is what every node is owed, hints and ranges that wait in memory
 // included. One that is both stored and in memory counts twice for a moment,

@@ -404,6 +404,57 @@ func (t *Topology) Cancel(id string, now time.Time) (Topology, error) {
 	return next, nil
 }
 
+// Fail is t with a migration that waits given up, because it cannot begin.
+func (t *Topology) Fail(id, reason string, now time.Time) (Topology, error) {
+	next := t.next()
+	m := next.Migration(id)
+	if m == nil || m.Status != MigrationPending {
+		return Topology{}, fmt.Errorf("%w: migration %s does not wait", ErrMigrationConflict, id)
+	}
+	m.Status, m.Error, m.EndedAt = MigrationFailed, reason, now
+	if m.Kind == MigrationAdd {
+		next.dropNode(m.Node)
+	}
+	next.forgetEnded()
+	return next, nil
+}
+
+// MustSweep lists the nodes that a migration gives ranges and that may still
+// hold keys of such from before. They must be swept before it begins.
+func (t *Topology) MustSweep(m *Migration) (nodes []string) {
+	if mutant == mutantJoinUnswept {
+		return nil
+	}
+	for i := range t.Nodes {
+		n := &t.Nodes[i]
+		gains := false
+		switch m.Kind {
+		case MigrationAdd:
+			gains = n.ID == m.Node
+		case MigrationRemove:
+			gains = n.ID != m.Node && n.Status != NodeInactive
+		case MigrationResize:
+			gains = m.To > m.From && n.Status != NodeInactive
+		}
+		if gains && n.Unswept != 0 {
+			nodes = append(nodes, n.ID)
+		}
+	}
+	return nodes
+}
+
+// Swept is t in which a node holds nothing but what it owns. It is true only
+// of the epoch at which the node was looked through.
+func (t *Topology) Swept(id string, epoch uint64) (Topology, error) {
+	n := t.Node(id)
+	if n == nil || t.Epoch != epoch {
+		return Topology{}, fmt.Errorf("%w: node %q was swept at epoch %d, and the epoch is %d now", ErrMigrationConflict, id, epoch, t.Epoch)
+	}
+	swept := *n
+	swept.Unswept = 0
+	return t.WithNode(swept), nil
+}
+
 func (t *Topology) end(status MigrationStatus, now time.Time) (Topology, Migration, error) {
 	next := t.next()
 	m := next.Current()

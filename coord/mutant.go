@@ -36,4 +36,7 @@ const (
 	mutantLostMintSent
 	mutantMintByAnyone
 	mutantNoFingerprint
+	mutantJoinUnswept
+	mutantNoFence
+	mutantCopyFromOne
 )
