@@ -213,6 +213,7 @@ func (a *simAttempt) place() {
 	for i, p := range peers {
 		sub.targets[i] = target{node: p.node.ID, down: down[i]}
 	}
+	sub.sides[0] = newSide(firstN(len(peers)), k.rf)
 	if a.reading {
 		a.read.subject = sub
 	} else {
@@ -328,7 +329,7 @@ func (c *simCoordinator) finish(call *simCall) {
 		if call.phase == phaseClocks && !a.write.clocksOK && call.err == nil {
 			a.seen = max(a.seen, call.held.Timestamp)
 		}
-		a.write.reply(call.phase, int(call.target), &call.held, call.err, s.now, &a.fx)
+		a.write.reply(call.phase, int(call.target), &call.held, call.floor, call.err, s.now, &a.fx)
 	}
 	s.freeCall(call)
 	a.carryOut()

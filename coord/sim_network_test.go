@@ -41,6 +41,7 @@ type simCall struct {
 	version  Version
 	record   *record // of version
 	held     Version
+	floor    int64
 	err      error
 }
 
