@@ -11,10 +11,10 @@ CREATE TABLE topology_document (
 INSERT INTO topology_document (one, version, epoch, document)
 SELECT 1, 1, epoch, CAST(json_object(
     'format', 1, 'version', 1, 'epoch', epoch,
-    'nodes', (SELECT json_group_array(json_object(
+    'nodes', json((SELECT json_group_array(json_object(
             'id', id, 'uuid', uuid, 'host', host, 'port', port, 'virtual_nodes', virtual_nodes, 'status', status
-        ) ORDER BY id) FROM storage_nodes),
-    'gone', (SELECT json_group_array(id ORDER BY id) FROM known_nodes WHERE id NOT IN (SELECT id FROM storage_nodes))
+        ) ORDER BY id) FROM storage_nodes)),
+    'gone', json((SELECT json_group_array(id ORDER BY id) FROM known_nodes WHERE id NOT IN (SELECT id FROM storage_nodes)))
 ) AS BLOB)
 FROM topology WHERE epoch > 0;
 
@@ -31,7 +31,7 @@ CREATE TABLE tenants_in_spaces (
     replication_factor INTEGER NOT NULL CHECK (replication_factor >= 1),
     created_at         INTEGER NOT NULL, -- Unix seconds
     updated_at         INTEGER NOT NULL, -- Unix seconds
-    space              TEXT    NOT NULL UNIQUE,
+    space              TEXT    NOT NULL,
     since              INTEGER NOT NULL CHECK (since >= 0) -- epoch of the replication factor
 ) STRICT, WITHOUT ROWID;
 
