@@ -40,6 +40,16 @@ type subject struct {
 	outdated bool
 }
 
+// counts tells whether the answer to a call counts that was made when the
+// operation had been tried with made rings, now that it has been with now: a
+// phase adds up the answers of one ring only.
+func (s *subject) counts(made, now uint32) bool {
+	if mutant == mutantMixedEpochs {
+		return true
+	}
+	return made == now && !s.outdated
+}
+
 // side is a replica set among an operation's targets.
 type side struct {
 	members set
