@@ -64,10 +64,15 @@ func newSide(members set, rf int) side {
 	return side{members: members, quorum: Majority(rf), all: rf, fence: fence(members.size(), rf)}
 }
 
-// survivors is the side whose members are those that are left after one was lost
-// for good: what a quorum of the whole set held is on every fence of it.
-func (s side) survivors() side {
-	s.quorum, s.all = s.fence, s.members.size()
+// survivors is the side whose members are those that are left of several after
+// one was lost for good: what a quorum of them all held is on one at least of as
+// many as a fence of them all takes.
+func (s side) survivors(of, rf int) side {
+	s.quorum, s.all = fence(of, rf), s.members.size()
+	if mutant == mutantSurvivorsTooFew {
+		s.quorum = max(s.quorum-1, 1)
+	}
+	s.fence = s.quorum
 	return s
 }
 
