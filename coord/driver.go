@@ -148,8 +148,7 @@ func (out *outCall) Done(call *Call) {
 	}
 	o.mu.Lock()
 	switch stale := (*StaleRingError)(nil); {
-	case out.attempt != o.attempt || o.subject().outdated:
-		// A phase counts the answers of one ring only.
+	case !o.subject().counts(out.attempt, o.attempt):
 	case call.Err != nil && !o.isAnswered() && errors.As(call.Err, &stale):
 		o.outdate(stale.Epoch)
 	case o.kind == opWrite:

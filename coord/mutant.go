@@ -36,6 +36,19 @@ const (
 	mutantLostMintSent
 	mutantMintByAnyone
 	mutantNoFingerprint
+	mutantOldSideOnly
+	mutantNewSideOnly
+	mutantReadOldSide
+	mutantWriteBackOldSide
+	mutantMixedEpochs
+	mutantLowEpochs
+	mutantSharedCheckpoint
+	mutantSurvivorsTooFew
+	mutantReplacementVotes
+	mutantStaleFactor
+	mutantCollectAtMajority
+	mutantNoMessageBound
+	mutantFloorIgnored
 	mutantJoinUnswept
 	mutantNoFence
 	mutantCopyFromOne

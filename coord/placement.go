@@ -107,7 +107,7 @@ func (p *placement) sides(targets []*peer) (sides [2]side) {
 	}
 	sides[0], sides[1] = newSide(old, p.rf[0]), newSide(next, p.rf[1])
 	if p.lost != nil {
-		sides[0] = sides[0].survivors()
+		sides[0] = sides[0].survivors(p.olds, p.rf[0])
 		if p.loose {
 			sides[0].quorum, sides[0].fence = 1, 1
 		}
