@@ -52,5 +52,4 @@ const (
 	mutantJoinUnswept
 	mutantNoFence
 	mutantCopyFromOne
-	mutantCollectAtMajority
 )
