@@ -253,7 +253,7 @@ func emptyValue(c *replicaCase) {
 	v := version(now(), "c1", "")
 	c.apply("t", "k", v)
 	c.holds("t", "k", v)
-	if got := c.read("t", "k"); !got.Live() {
+	if got := c.read("t", "k"); !got.Live(time.Now()) {
 		c.t.Errorf("got %s, want a live version", &got.Head)
 	}
 	if got := c.read("t", "other"); got.Exists() {
