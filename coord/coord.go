@@ -44,6 +44,17 @@ type Options struct {
 	CopyRate   int64
 	SweepDelay time.Duration
 
+	// RepairInterval is about how long it takes to compare all replicas once,
+	// again and again; default 1 min.
+	RepairInterval time.Duration
+	// IdempotencyTTL is for how long the Idempotency store remembers a claim;
+	// default DefaultIdempotencyTTL.
+	IdempotencyTTL time.Duration
+	// TombstoneGrace is for how long all replicas must have held a tombstone
+	// before it is forgotten. The default, which is also the least, is the longer
+	// of HintLifetime and IdempotencyTTL, and WriteTimeout and MessageLifetime.
+	TombstoneGrace time.Duration
+
 	HintLifetime     time.Duration // default DefaultHintLifetime
 	ReplayInterval   time.Duration // between looks for nodes that are owed hints; default 1 s
 	TenantTTL        time.Duration // how long a tenant is cached; default 5 min
@@ -76,6 +87,13 @@ func (o *Options) complete() error {
 	setDefault(&o.HintLifetime, DefaultHintLifetime)
 	setDefault(&o.CopyRate, 64<<20)
 	setDefault(&o.SweepDelay, time.Minute)
+	setDefault(&o.RepairInterval, time.Minute)
+	setDefault(&o.IdempotencyTTL, DefaultIdempotencyTTL)
+	least := max(o.HintLifetime, o.IdempotencyTTL) + o.WriteTimeout + MessageLifetime
+	setDefault(&o.TombstoneGrace, least)
+	if o.TombstoneGrace < least {
+		missing = append(missing, fmt.Errorf("TombstoneGrace is %v, want at least %v", o.TombstoneGrace, least))
+	}
 	setDefault(&o.TenantTTL, 5*time.Minute)
 	setDefault(&o.TenantCacheSize, 10_000)
 	setDefault(&o.TopologyInterval, 30*time.Second)
@@ -107,6 +125,9 @@ type Coordinator struct {
 	view        atomic.Pointer[view]
 	rings       rings // operations that wait for a newer one
 	migrations  migrations
+	repairs     repairs
+	collector   collector
+	purger      purger
 	run         string     // names this process among those of its node id
 	reshaping   sync.Mutex // held while a view replaces another
 	origin      time.Time  // instant 0
@@ -142,7 +163,8 @@ func New(ctx context.Context, options Options) (*Coordinator, error) {
 		rings:       rings{wake: make(chan struct{}, 1)},
 		run:         rand.Text(),
 	}
-	c.migrations = migrations{c: c, wake: make(chan struct{}, 1)}
+	c.migrations.c, c.migrations.wake = c, make(chan struct{}, 1)
+	c.repairs.c, c.collector.c, c.purger.c = c, c, c
 	c.identity = identityKeeper{c: c, held: options.Identity, failed: make(chan error, 1)}
 	c.hedges.credit.Store(hedgeBurst)
 	c.tenants.open(c.metadata, options.TenantTTL, options.TenantCacheSize, c.now, options.Events.TenantCache)

@@ -330,7 +330,7 @@ func (cp *copying) run(ctx context.Context) error {
 }
 
 // lastTenant is after every tenant in the order of positions.
-const lastTenant = "\xff"
+const lastTenant = "\U0010ffff"
 
 func (cp *copying) prepare(ctx context.Context) (err error) {
 	c, m := cp.c, cp.m

@@ -1,15 +1,13 @@
 package rpc
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"time"
 
-	"google.golang.org/grpc"
-
 	"github.com/pairdb/coordinator/coord"
-	"github.com/pairdb/coordinator/rpc/codec"
 	"github.com/pairdb/coordinator/rpc/storagepb"
 )
 
@@ -19,50 +17,98 @@ var errNoRoom = fmt.Errorf("%w: too many bytes wait to be sent to this coordinat
 // errNodeStopping refuses what comes while the node shuts down.
 var errNodeStopping = fmt.Errorf("%w: the storage node is shutting down", coord.ErrReplicaRefused)
 
-// exchange is the serving side of one stream. One goroutine reads operations
+// operationStream is what an exchange serves. One goroutine receives, one sends.
+type operationStream interface {
+	// receive reads operations into an empty batch. They point into memory that
+	// is valid until the next receive, or for good after keep. At the orderly
+	// end it fails with io.EOF.
+	receive(*storagepb.Batch) error
+	keep()
+	send(*storagepb.BatchReply) error
+}
+
+// frameStream is an operationStream on a connection.
+type frameStream struct{ *frames }
+
+func (s *frameStream) receive(batch *storagepb.Batch) error {
+	for {
+		kind, payload, err := s.next()
+		if err != nil {
+			return err
+		}
+		switch kind {
+		case frameOperations:
+			if err := batch.UnmarshalVTUnsafe(payload); err != nil {
+				return fmt.Errorf("%w: %w", errCorruptFrame, err)
+			}
+			return nil
+		case framePing:
+			if err := s.sendText(framePong, ""); err != nil {
+				return err
+			}
+		default:
+			return fmt.Errorf("%w: kind %d", errCorruptFrame, kind)
+		}
+	}
+}
+
+func (s *frameStream) send(replies *storagepb.BatchReply) error {
+	return s.frames.send(frameReplies, replies)
+}
+
+// exchange is the serving side of one connection. One goroutine reads operations
 // and starts them on the replica, one writes replies; replies leave in the order
 // in which operations finish.
 type exchange struct {
 	flow[*task]
 	server  *StorageServer
-	stream  grpc.ServerStream
+	stream  operationStream
 	replies replies
 }
 
-func newExchange(server *StorageServer, stream grpc.ServerStream) *exchange {
+func newExchange(server *StorageServer, stream operationStream) *exchange {
 	x := &exchange{server: server, stream: stream}
 	x.open(server.opts.MaxOperations, server.opts.MaxBytes)
 	return x
 }
 
-// run serves the stream until the coordinator or the server ends it.
-func (x *exchange) run() error {
+// run serves the stream until the coordinator, the server or ctx ends it.
+func (x *exchange) run(ctx context.Context) error {
+	ctx, broken := context.WithCancelCause(ctx)
+	defer broken(nil)
 	read := make(chan error, 1)
-	go func() { read <- x.read() }()
-	err := x.serve(x.stream.Context(), endings{read: read, stopping: x.server.stopping, stopped: errStopping}, x.send)
+	go func() {
+		err := x.read()
+		if err != nil {
+			broken(err)
+			return
+		}
+		read <- nil
+	}()
+	err := x.serve(ctx, endings{read: read, stopping: x.server.stopping, stopped: errNodeStopping}, x.send)
+	if cause := context.Cause(ctx); cause != nil {
+		err = cause
+	}
 	for _, f := range x.end() {
 		x.server.release(f.item)
 	}
 	return err
 }
 
-// read starts operations until the stream ends. It outlives run by as long as
-// gRPC takes to tell it that the stream is gone.
+// read starts operations until the stream ends. It outlives run until the
+// connection is closed.
 func (x *exchange) read() error {
 	batch := storagepb.BatchFromVTPool()
 	defer batch.ReturnToVTPool()
-	in := codec.Inbound{Message: batch}
-	defer in.Free()
 	shared := make(names)
 	for {
-		if err := x.stream.RecvMsg(&in); err != nil {
+		if err := x.stream.receive(batch); err != nil {
 			if errors.Is(err, io.EOF) {
 				return nil
 			}
 			return err
 		}
-		if len(batch.Operations) > maxBatchOperations {
-			n := len(batch.Operations)
+		if n := len(batch.Operations); n > maxBatchOperations {
 			batch.Operations = nil
 			return fmt.Errorf("message holds %d operations, want at most %d", n, maxBatchOperations)
 		}
@@ -73,9 +119,10 @@ func (x *exchange) read() error {
 		if !x.admit(len(batch.Operations), bytes) {
 			return nil
 		}
-		x.start(batch, &in, shared)
+		x.hold()
+		x.start(batch, shared)
+		x.let()
 		batch.ResetVT()
-		in.Free()
 	}
 }
 
@@ -84,7 +131,7 @@ func operationBytes(op *storagepb.Operation) int {
 }
 
 // start hands each operation to the replica.
-func (x *exchange) start(batch *storagepb.Batch, in *codec.Inbound, shared names) {
+func (x *exchange) start(batch *storagepb.Batch, shared names) {
 	now := time.Now()
 	stopping := x.server.isStopping()
 	for _, op := range batch.Operations {
@@ -92,7 +139,7 @@ func (x *exchange) start(batch *storagepb.Batch, in *codec.Inbound, shared names
 		t.cost = operationBytes(op)
 		aliased, err := t.request(op, shared, now)
 		if aliased {
-			in.Detach()
+			x.stream.keep()
 		}
 		if op.Version != nil {
 			op.Version.Value = nil
@@ -128,7 +175,8 @@ func (x *exchange) finished(t *task) {
 // send writes replies to tasks, and releases them.
 func (x *exchange) send(tasks []*task) error {
 	x.replies.fill(tasks)
-	err := x.stream.SendMsg(&x.replies.batch)
+	x.replies.batch.Clock, x.replies.batch.Boot = x.server.clock(), x.server.opts.Boot
+	err := x.stream.send(&x.replies.batch)
 	for i, t := range tasks {
 		x.replies.versions[i].clear()
 		x.server.release(t)

@@ -7,49 +7,49 @@ import (
 	"testing"
 	"testing/synctest"
 
-	"google.golang.org/grpc"
-
 	"github.com/pairdb/coordinator/coord"
 	"github.com/pairdb/coordinator/ring"
-	"github.com/pairdb/coordinator/rpc/codec"
 	"github.com/pairdb/coordinator/rpc/storagepb"
 )
 
 // stuckStream sends one operation after another, and takes no reply until it
 // is let go.
 type stuckStream struct {
-	grpc.ServerStream
 	ctx       context.Context
 	operation *storagepb.Operation
 	count     int
+	breaks    bool // with ctx, after count; else it ends in an orderly way
 	received  atomic.Int64
 	let       chan struct{}
 	answered  map[storagepb.Code]int
 }
 
-func (s *stuckStream) Context() context.Context { return s.ctx }
-
-func (s *stuckStream) RecvMsg(m any) error {
+func (s *stuckStream) receive(batch *storagepb.Batch) error {
 	n := s.received.Load()
 	if n == int64(s.count) {
+		if s.breaks {
+			<-s.ctx.Done()
+			return s.ctx.Err()
+		}
 		return io.EOF
 	}
 	s.received.Add(1)
 	op := new(storagepb.Operation)
 	op.Id, op.Kind, op.Tenant, op.Key = uint64(n+1), s.operation.Kind, s.operation.Tenant, s.operation.Key
 	op.Token, op.TimeoutMs = s.operation.Token, s.operation.TimeoutMs
-	batch := m.(*codec.Inbound).Message.(*storagepb.Batch)
 	batch.Operations = append(batch.Operations, op)
 	return nil
 }
 
-func (s *stuckStream) SendMsg(m any) error {
+func (s *stuckStream) keep() {}
+
+func (s *stuckStream) send(m *storagepb.BatchReply) error {
 	select {
 	case <-s.let:
 	case <-s.ctx.Done():
 		return s.ctx.Err()
 	}
-	for _, r := range m.(*storagepb.BatchReply).Replies {
+	for _, r := range m.Replies {
 		s.answered[r.Code]++
 	}
 	return nil
@@ -77,7 +77,7 @@ func TestSlowReaderHoldsBoundedMemory(t *testing.T) {
 		stream := newStuckStream(t.Context(), count)
 		x := newExchange(server, stream)
 		over := make(chan error, 1)
-		go func() { over <- x.run() }()
+		go func() { over <- x.run(t.Context()) }()
 		synctest.Wait()
 		if n := stream.received.Load(); n > most/size+10 {
 			t.Errorf("%d reads of %d bytes were taken while no reply left, with a bound of %d bytes", n, size, most)
@@ -110,7 +110,7 @@ func TestReadsThatFoundTooMuchAreRefused(t *testing.T) {
 		x := newExchange(server, stream)
 		over := make(chan error, 1)
 		replica.hold() // all are taken before the first is answered
-		go func() { over <- x.run() }()
+		go func() { over <- x.run(t.Context()) }()
 		synctest.Wait()
 		replica.release()
 		synctest.Wait()
@@ -138,11 +138,12 @@ func TestAStreamThatBreaksLetsGo(t *testing.T) {
 			t.Fatal(err)
 		}
 		ctx, cancel := context.WithCancel(t.Context())
-		stream := newStuckStream(ctx, 1000)
+		stream := newStuckStream(ctx, 10)
+		stream.breaks = true
 		x := newExchange(server, stream)
 		over := make(chan error, 1)
 		replica.hold()
-		go func() { over <- x.run() }()
+		go func() { over <- x.run(t.Context()) }()
 		synctest.Wait()
 		if n := replica.waits(); n != 10 {
 			t.Errorf("%d operations are under way, want 10", n)
@@ -155,6 +156,31 @@ func TestAStreamThatBreaksLetsGo(t *testing.T) {
 		synctest.Wait()
 		if x.underWay != 0 {
 			t.Errorf("%d operations are under way after the end", x.underWay)
+		}
+		server.Stop(context.Background())
+	})
+}
+
+func TestNoMoreOperationsAreTakenThanMayBeUnderWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		replica := replicaWithValue(100)
+		server, err := NewStorageServer(StorageServerOptions{Replica: replica, MaxOperations: 10})
+		if err != nil {
+			t.Fatal(err)
+		}
+		stream := newStuckStream(t.Context(), 100)
+		close(stream.let)
+		x := newExchange(server, stream)
+		over := make(chan error, 1)
+		replica.hold()
+		go func() { over <- x.run(t.Context()) }()
+		synctest.Wait()
+		if n := replica.waits(); n != 10 {
+			t.Errorf("%d operations are under way, want 10", n)
+		}
+		replica.release()
+		if err := <-over; err != nil || stream.answered[storagepb.Code_CODE_OK] != 100 {
+			t.Errorf("the stream ended with %v, answered %v", err, stream.answered)
 		}
 		server.Stop(context.Background())
 	})

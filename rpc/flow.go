@@ -25,6 +25,7 @@ type flow[T any] struct {
 	underWay int           // admitted and not yet sent
 	bytes    int           // kept by what is under way
 	writing  bool          // serve is at work and will look at finish again
+	held     bool          // the reader starts operations, and wakes serve after that
 	closed   bool          // nothing is admitted any more
 	ended    bool          // the stream is gone; nothing will be sent any more
 
@@ -78,16 +79,40 @@ func (f *flow[T]) done(item T, was, cost int, refuse func(T)) bool {
 	}
 	f.bytes += cost
 	f.finish = append(f.finish, finished[T]{item, cost})
-	wake := !f.writing
-	f.writing = true
+	wake := !f.writing && !f.held
+	f.writing = f.writing || wake
 	f.mu.Unlock()
 	if wake {
-		select {
-		case f.wake <- struct{}{}:
-		default:
-		}
+		f.rouse()
 	}
 	return true
+}
+
+func (f *flow[T]) rouse() {
+	select {
+	case f.wake <- struct{}{}:
+	default:
+	}
+}
+
+// hold keeps answers back until let, so that those which become known at once
+// leave together.
+func (f *flow[T]) hold() {
+	f.mu.Lock()
+	f.held = true
+	f.mu.Unlock()
+}
+
+// let ends hold.
+func (f *flow[T]) let() {
+	f.mu.Lock()
+	wake := !f.writing && len(f.finish) > 0
+	f.writing = f.writing || wake
+	f.held = false
+	f.mu.Unlock()
+	if wake {
+		f.rouse()
+	}
 }
 
 // endings are what makes serve end once what is under way is answered.

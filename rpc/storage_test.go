@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"strings"
 	"sync"
@@ -266,34 +267,26 @@ func TestLargeValuesTravelApart(t *testing.T) {
 		t.Errorf("read: %v, %d bytes", c.Err, len(c.Held.Value))
 	}
 
-	stream, err := storagepb.NewStorageServiceClient(dial(t, node.address)).Exchange(testContext(t))
-	if err != nil {
-		t.Fatal(err)
-	}
+	stream := greet(t, node.address)
 	op := &storagepb.Operation{Id: 1, Kind: storagepb.Kind_KIND_READ, Tenant: "t", Key: "large",
 		Token: uint64(ring.KeyToken("t", "large")), TimeoutMs: 5000}
-	if err := stream.Send(&storagepb.Batch{Operations: []*storagepb.Operation{op}}); err != nil {
-		t.Fatal(err)
-	}
-	m, err := stream.Recv()
+	stream.ask(&storagepb.Batch{Operations: []*storagepb.Operation{op}})
+	m, err := stream.replies()
 	if err != nil || len(m.Replies) != 1 || m.Replies[0].Code != storagepb.Code_CODE_LARGE_VALUE || m.Replies[0].Held != nil {
-		t.Errorf("a large value on the stream for small ones: %v, %v", m, err)
+		t.Errorf("a large value on the connection for small ones: %v, %v", m, err)
 	}
-	if err := stream.CloseSend(); err != nil {
+	if err := stream.conn.(*net.TCPConn).CloseWrite(); err != nil {
 		t.Fatal(err)
 	}
-	if m, err := stream.Recv(); err == nil {
-		t.Errorf("after the end: %v", m)
+	if m, err := stream.replies(); err != io.EOF {
+		t.Errorf("after the end: %v, %v", m, err)
 	}
 }
 
 func TestMalformedOperationsAreRefused(t *testing.T) {
 	replica := newMemoryReplica()
 	node := startStorage(t, replica)
-	stream, err := storagepb.NewStorageServiceClient(dial(t, node.address)).Exchange(testContext(t))
-	if err != nil {
-		t.Fatal(err)
-	}
+	stream := greet(t, node.address)
 	whole := func() *storagepb.Operation {
 		return &storagepb.Operation{Kind: storagepb.Kind_KIND_APPLY, Tenant: "t", Key: "k", TimeoutMs: 5000,
 			Intent:  storagepb.Intent_INTENT_WRITE,
@@ -318,11 +311,9 @@ func TestMalformedOperationsAreRefused(t *testing.T) {
 		spoil(op)
 		batch.Operations = append(batch.Operations, op)
 	}
-	if err := stream.Send(batch); err != nil {
-		t.Fatal(err)
-	}
+	stream.ask(batch)
 	for seen := 0; seen < len(spoils); {
-		m, err := stream.Recv()
+		m, err := stream.replies()
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -2,8 +2,8 @@ package rpc
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"time"
 
@@ -43,8 +43,8 @@ type StorageOptions struct {
 	// calls on it are refused, until it answers again [1 s].
 	HungAfter time.Duration
 
-	// DialOptions are added to those of the client.
-	DialOptions []grpc.DialOption
+	// Dial connects to an address [TCP].
+	Dial func(ctx context.Context, address string) (net.Conn, error)
 }
 
 func (o StorageOptions) withDefaults() StorageOptions {
@@ -55,6 +55,11 @@ func (o StorageOptions) withDefaults() StorageOptions {
 	setDefault(&o.HungAfter, time.Second)
 	if o.TLS == nil {
 		o.TLS = insecure.NewCredentials()
+	}
+	if o.Dial == nil {
+		o.Dial = func(ctx context.Context, address string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "tcp", address)
+		}
 	}
 	return o
 }
@@ -74,20 +79,23 @@ const (
 	// retryMin and retryMax bound the pause between attempts, so that a node
 	// that returns is used within a second.
 	retryMin = 50 * time.Millisecond
-	retryMax = 700 * time.Millisecond
-	// keepaliveTime after the last sign of life the node is pinged; one that
+	retryMax = 600 * time.Millisecond
+	// keepaliveTime after the last sign of life gRPC pings the node; one that
 	// does not answer within keepaliveTimeout is given up.
 	keepaliveTime    = 10 * time.Second
 	keepaliveTimeout = 5 * time.Second
 )
 
 // StorageClient is a storage node in another process, as a coord.Replica. It
-// keeps two connections to the node, one of them for large values and scans,
-// and connects again whenever one breaks.
+// keeps two connections to the node for operations, one of them for large
+// values, and connects again whenever one breaks. A third one carries what is
+// asked by gRPC.
 type StorageClient struct {
 	opts  StorageOptions
 	small *link
 	large *link
+	conn  *grpc.ClientConn
+	stub  storagepb.StorageServiceClient
 }
 
 var _ coord.Replica = (*StorageClient)(nil)
@@ -96,24 +104,23 @@ var _ coord.Replica = (*StorageClient)(nil)
 // for the node to be there. It fails only for an address that cannot be one.
 func DialStorage(opts StorageOptions) (*StorageClient, error) {
 	opts = opts.withDefaults()
-	small, err := dialLink(&opts, linkBounds{calls: opts.MaxCalls, bytes: opts.MaxBytes, hungAfter: opts.HungAfter})
+	conn, err := dialNode(&opts)
 	if err != nil {
 		return nil, err
 	}
 	// A large value may take longer to cross the network than a small one.
-	large, err := dialLink(&opts, linkBounds{calls: opts.MaxLargeCalls, bytes: opts.MaxLargeBytes,
-		hungAfter: 10 * opts.HungAfter, large: true})
-	if err != nil {
-		small.close()
-		return nil, err
-	}
-	small.onLargeValue = large.do
-	return &StorageClient{opts: opts, small: small, large: large}, nil
+	large := dialLink(&opts, linkBounds{calls: opts.MaxLargeCalls, bytes: opts.MaxLargeBytes,
+		hungAfter: 10 * opts.HungAfter, large: true}, nil)
+	small := dialLink(&opts, linkBounds{calls: opts.MaxCalls, bytes: opts.MaxBytes, hungAfter: opts.HungAfter}, large.do)
+	return &StorageClient{opts: opts, small: small, large: large, conn: conn, stub: storagepb.NewStorageServiceClient(conn)}, nil
 }
 
 func dialNode(opts *StorageOptions) (*grpc.ClientConn, error) {
-	settings := append([]grpc.DialOption{
+	// Each attempt to connect looks the host up again, without gRPC's resolver
+	// in between, which would look at most every 30 s.
+	conn, err := grpc.NewClient("passthrough:///"+opts.Address,
 		grpc.WithTransportCredentials(opts.TLS),
+		grpc.WithContextDialer(opts.Dial),
 		grpc.WithNoProxy(),
 		grpc.WithDisableRetry(),
 		grpc.WithDisableServiceConfig(),
@@ -132,10 +139,7 @@ func dialNode(opts *StorageOptions) (*grpc.ClientConn, error) {
 			grpc.MaxCallRecvMsgSize(MaxValueBytes+messageSlack),
 			grpc.MaxCallSendMsgSize(MaxValueBytes+messageSlack),
 		),
-	}, opts.DialOptions...)
-	// Each attempt to connect looks the host up again, without gRPC's resolver
-	// in between, which would look at most every 30 s.
-	conn, err := grpc.NewClient("passthrough:///"+opts.Address, settings...)
+	)
 	if err != nil {
 		return nil, fmt.Errorf("dial %s: %w", opts.name(), err)
 	}
@@ -158,13 +162,9 @@ func (c *StorageClient) Unavailable() error { return c.small.unavailable() }
 func (c *StorageClient) Describe(ctx context.Context) (coord.NodeDescription, error) {
 	ctx, cancel := context.WithTimeout(ctx, maxUnaryTime)
 	defer cancel()
-	return describe(ctx, &c.opts, c.small.stub)
-}
-
-func describe(ctx context.Context, opts *StorageOptions, stub storagepb.StorageServiceClient) (coord.NodeDescription, error) {
-	resp, err := stub.Describe(ctx, new(storagepb.DescribeRequest))
+	resp, err := c.stub.Describe(ctx, new(storagepb.DescribeRequest))
 	if err != nil {
-		return coord.NodeDescription{}, unaryError(ctx, "describe "+opts.name(), err)
+		return coord.NodeDescription{}, unaryError(ctx, "describe "+c.opts.name(), err)
 	}
 	return coord.NodeDescription{
 		ID:               resp.Id,
@@ -181,7 +181,7 @@ func (c *StorageClient) Scan(ctx context.Context, req coord.ScanRequest) (coord.
 	if req.Limit < 1 || req.Limit > coord.MaxScanPage {
 		return coord.ScanPage{}, unsent("scan %s: limit is %d, want 1 to %d", c.opts.name(), req.Limit, coord.MaxScanPage)
 	}
-	resp, err := c.large.stub.Scan(ctx, &storagepb.ScanRequest{
+	resp, err := c.stub.Scan(ctx, &storagepb.ScanRequest{
 		Tenant: req.Tenant, Prefix: req.Prefix, After: positionMessage(req.After), Limit: uint32(req.Limit),
 	})
 	if err != nil {
@@ -225,6 +225,14 @@ func unaryError(ctx context.Context, what string, err error) error {
 	return &callError{text: what + ": " + status.Convert(err).Message(), kinds: kinds}
 }
 
-// Close ends both connections; calls that are under way finish with
+// Heard is what the node has last said of its wall clock, in nanoseconds since
+// 1970, and of its boot; zero where it has said nothing since it was connected.
+func (c *StorageClient) Heard() (clock int64, boot uint64) { return c.small.lastHeard() }
+
+// Close ends the connections; calls that are under way finish with
 // coord.ErrReplicaUnavailable.
-func (c *StorageClient) Close() error { return errors.Join(c.small.close(), c.large.close()) }
+func (c *StorageClient) Close() error {
+	c.small.close()
+	c.large.close()
+	return c.conn.Close()
+}

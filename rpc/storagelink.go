@@ -7,17 +7,13 @@ import (
 	"io"
 	"math"
 	"math/rand/v2"
+	"os"
 	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/connectivity"
-	"google.golang.org/grpc/status"
-
 	"github.com/pairdb/coordinator/coord"
-	"github.com/pairdb/coordinator/rpc/codec"
 	"github.com/pairdb/coordinator/rpc/storagepb"
 )
 
@@ -36,9 +32,9 @@ type linkBounds struct {
 	large     bool // carries large values
 }
 
-// link is one connection to a storage node and the stream on it. A call waits
+// link is one connection to a storage node. A call waits
 // in a slot from do until it is finished: by its reply, by the sweep after its
-// deadline, or by the end of the stream.
+// deadline, or by the end of the connection.
 //
 // Three goroutines serve it: run connects and then receives, send writes what
 // is queued, and the sweep is a timer that is armed only while calls wait.
@@ -47,8 +43,6 @@ type link struct {
 	bounds       linkBounds
 	onLargeValue func(*coord.Call) // takes a read whose value the small link does not carry
 
-	conn   *grpc.ClientConn
-	stub   storagepb.StorageServiceClient
 	cancel context.CancelFunc
 	done   chan struct{} // closed when run has ended
 	wake   chan struct{} // holds a token when send has something to do
@@ -65,10 +59,12 @@ type link struct {
 	sweeping bool     // the timer is armed
 	closed   bool
 	timer    *time.Timer
-	owed     int       // operations that were sent on this stream and not answered, even too late
+	owed     int       // operations that were sent on this connection and not answered, even too late
 	waiting  time.Time // since when the node owes answers and has given none
 	hung     bool
-	probing  bool // a probe is under way
+	probing  bool   // a probe is under way
+	clock    uint64 // the node's, as last heard on this connection
+	boot     uint64 // likewise
 }
 
 type reason struct{ err error }
@@ -89,25 +85,22 @@ func ticketOf(id uint64) ticket { return ticket{uint32(id), uint32(id >> 32)} }
 type slot struct {
 	call       *coord.Call
 	deadline   time.Time
+	heard      uint64 // the link's clock when the call was queued
 	cost       int
 	generation uint32
 	sent       bool
 }
 
-func dialLink(opts *StorageOptions, bounds linkBounds) (*link, error) {
-	conn, err := dialNode(opts)
-	if err != nil {
-		return nil, err
-	}
+// dialLink makes a link that begins to connect at once.
+func dialLink(opts *StorageOptions, bounds linkBounds, onLargeValue func(*coord.Call)) *link {
 	ctx, cancel := context.WithCancel(context.Background())
 	l := &link{
-		opts:   opts,
-		bounds: bounds,
-		conn:   conn,
-		stub:   storagepb.NewStorageServiceClient(conn),
-		cancel: cancel,
-		done:   make(chan struct{}),
-		wake:   make(chan struct{}, 1),
+		opts:         opts,
+		bounds:       bounds,
+		onLargeValue: onLargeValue,
+		cancel:       cancel,
+		done:         make(chan struct{}),
+		wake:         make(chan struct{}, 1),
 		full: unsent("%s: queue is full, %d calls or %d bytes wait for an answer already",
 			opts.name(), bounds.calls, bounds.bytes),
 	}
@@ -115,7 +108,7 @@ func dialLink(opts *StorageOptions, bounds linkBounds) (*link, error) {
 	l.timer = time.AfterFunc(math.MaxInt64, l.sweep)
 	l.timer.Stop()
 	go l.run(ctx)
-	return l, nil
+	return l
 }
 
 func (l *link) unavailable() error {
@@ -158,7 +151,7 @@ func (l *link) enqueue(call *coord.Call) error {
 		l.slots = append(l.slots, slot{})
 	}
 	s := &l.slots[at]
-	s.call, s.cost, s.sent, s.deadline = call, cost, false, call.Deadline
+	s.call, s.cost, s.sent, s.deadline, s.heard = call, cost, false, call.Deadline, l.clock
 	s.generation++
 	if s.deadline.IsZero() {
 		s.deadline = time.Now().Add(maxCallTime)
@@ -215,72 +208,54 @@ func (l *link) run(ctx context.Context) {
 		if lasted {
 			pause = retryMin
 		}
-		l.pause(ctx, pause+rand.N(pause/4))
+		select {
+		case <-time.After(pause + rand.N(pause/4)):
+		case <-ctx.Done():
+		}
 		pause = min(2*pause, retryMax)
 	}
 }
 
-// pause waits, but no longer than until a lost connection stands again.
-func (l *link) pause(ctx context.Context, d time.Duration) {
-	ctx, cancel := context.WithTimeout(ctx, d)
-	defer cancel()
-	state := l.conn.GetState()
-	if state == connectivity.Ready {
-		<-ctx.Done()
-		return
-	}
-	for state != connectivity.Ready && l.conn.WaitForStateChange(ctx, state) {
-		state = l.conn.GetState()
-	}
-}
-
-// session checks who answers, opens a stream and serves it until it breaks. It
-// tells whether the stream lasted for a while, and why it ended.
+// session connects, checks who answers and serves the connection until it
+// breaks. It tells whether the connection lasted for a while, and why it ended.
 func (l *link) session(ctx context.Context) (lasted bool, err error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	if err := l.identify(ctx); err != nil {
+	f, hello, err := dialFrames(ctx, l.opts)
+	if err != nil {
 		return false, err
 	}
-	stream, err := l.stub.Exchange(ctx)
-	if err != nil {
-		return false, fmt.Errorf("open stream: %s", status.Convert(err).Message())
+	ctx, cancel := context.WithCancel(ctx)
+	closing := context.AfterFunc(ctx, func() { _ = f.conn.Close() })
+	defer func() {
+		cancel()
+		if closing() {
+			_ = f.conn.Close()
+		}
+	}()
+	switch {
+	case l.opts.NodeID != "" && hello.Id != l.opts.NodeID:
+		return false, fmt.Errorf("node %q answers there, want %q", hello.Id, l.opts.NodeID)
+	case l.opts.UUID != "" && hello.Uuid != l.opts.UUID:
+		return false, fmt.Errorf("the data directory there is %s, want %s", hello.Uuid, l.opts.UUID)
 	}
-	l.connected()
+	l.connected(hello)
 	began := time.Now()
 	sent := make(chan struct{})
 	go func() {
 		defer close(sent)
-		// A send fails with io.EOF where the stream ended; receive knows why.
-		if err := l.send(stream); err != nil && err != io.EOF {
-			cancel()
+		if l.send(ctx, f) != nil {
+			cancel() // receive knows, or finds out, why
 		}
 	}()
-	err = l.receive(stream)
+	err = l.receive(f)
 	cancel()
 	<-sent
 	return time.Since(began) > retryMax, err
 }
 
-// identify asks the node who it is.
-func (l *link) identify(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
-	defer cancel()
-	resp, err := l.stub.Describe(ctx, new(storagepb.DescribeRequest))
-	switch {
-	case err != nil:
-		return errors.New(status.Convert(err).Message())
-	case l.opts.NodeID != "" && resp.Id != l.opts.NodeID:
-		return fmt.Errorf("node %q answers there, want %q", resp.Id, l.opts.NodeID)
-	case l.opts.UUID != "" && resp.Uuid != l.opts.UUID:
-		return fmt.Errorf("the data directory there is %s, want %s", resp.Uuid, l.opts.UUID)
-	}
-	return nil
-}
-
-func (l *link) connected() {
+func (l *link) connected(hello *storagepb.Hello) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.clock, l.boot = hello.Clock, hello.Boot
 	if !l.closed {
 		l.down.Store(nil)
 	}
@@ -303,6 +278,7 @@ func (l *link) disconnected(cause error) {
 	l.queue = l.queue[:0]
 	l.owed = 0
 	l.hung, l.sending = false, false
+	l.clock, l.boot = 0, 0
 	down := unsent("%s: not connected: %v", l.opts.name(), cause)
 	if l.closed {
 		down = unsent("%s: the connection was closed here", l.opts.name())
@@ -321,13 +297,28 @@ func (l *link) disconnected(cause error) {
 	}
 }
 
-// send writes what is queued, as much at a time as has gathered.
-func (l *link) send(stream grpc.ClientStream) error {
+// lastHeard is what the node has said of its clock and boot.
+func (l *link) lastHeard() (clock int64, boot uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return int64(l.clock), l.boot
+}
+
+// send writes what is queued, as much at a time as has gathered, and now and
+// then asks for a sign of life.
+func (l *link) send(ctx context.Context, f *frames) error {
 	m := new(outgoing)
+	ping := time.NewTicker(pingEvery)
+	defer ping.Stop()
 	for {
 		select {
 		case <-l.wake:
-		case <-stream.Context().Done():
+		case <-ping.C:
+			if err := f.sendText(framePing, ""); err != nil {
+				return err
+			}
+			continue
+		case <-ctx.Done():
 			return nil
 		}
 		for {
@@ -336,7 +327,7 @@ func (l *link) send(stream grpc.ClientStream) error {
 			if !l.gather(m) {
 				break
 			}
-			err := stream.SendMsg(&m.batch)
+			err := f.send(frameOperations, &m.batch)
 			m.clear()
 			if err != nil {
 				return err
@@ -359,6 +350,9 @@ func (l *link) gather(m *outgoing) bool {
 				if m.len() > 0 && (size+s.cost > batchBytes || m.len() == batchOperations) {
 					break
 				}
+				if m.len() == 0 || s.heard < m.batch.Heard {
+					m.batch.Heard = s.heard
+				}
 				m.add(t.id(), s.call, left, l.bounds.large)
 				s.sent = true
 				size += s.cost
@@ -370,37 +364,51 @@ func (l *link) gather(m *outgoing) bool {
 	if l.owed == 0 {
 		l.waiting = now
 	}
+	m.batch.Boot = l.boot
 	l.owed += m.len()
 	l.sending = m.len() > 0
 	l.mu.Unlock()
 	return m.len() > 0
 }
 
-// receive finishes calls as their replies come, until the stream ends.
-func (l *link) receive(stream grpc.ClientStream) error {
+// receive finishes calls as their replies come, until the connection ends.
+func (l *link) receive(f *frames) error {
 	replies := storagepb.BatchReplyFromVTPool()
 	defer replies.ReturnToVTPool()
-	in := codec.Inbound{Message: replies}
-	defer in.Free()
 	shared := make(names)
 	var calls []*coord.Call
 	for {
-		if err := stream.RecvMsg(&in); err != nil {
-			if err == io.EOF {
-				return errors.New("the node closed the stream")
-			}
-			return errors.New(status.Convert(err).Message())
+		kind, payload, err := f.next()
+		switch {
+		case err == io.EOF:
+			return errors.New("the node closed the connection")
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			return fmt.Errorf("the node was silent for %v", maxSilence)
+		case err != nil:
+			return err
+		}
+		switch kind {
+		case framePong:
+			continue
+		case frameBye:
+			return &byeError{text(payload)}
+		case frameReplies:
+			err = replies.UnmarshalVTUnsafe(payload)
+		default:
+			err = fmt.Errorf("kind %d", kind)
+		}
+		if err != nil {
+			return fmt.Errorf("%w: %w", errCorruptFrame, err)
 		}
 		calls = l.answered(replies, calls[:0])
 		for i, call := range calls {
 			if call == nil {
 				continue
 			}
-			l.finish(&in, shared, call, replies.Replies[i])
+			l.finish(f, shared, call, replies.Replies[i])
 			calls[i] = nil
 		}
 		replies.ResetVT()
-		in.Free()
 	}
 }
 
@@ -416,6 +424,7 @@ func (l *link) answered(replies *storagepb.BatchReply, calls []*coord.Call) []*c
 		}
 		calls = append(calls, call)
 	}
+	l.clock, l.boot = replies.Clock, replies.Boot
 	l.owed = max(l.owed-len(replies.Replies), 0)
 	l.waiting = time.Now()
 	if l.hung {
@@ -426,7 +435,7 @@ func (l *link) answered(replies *storagepb.BatchReply, calls []*coord.Call) []*c
 }
 
 // finish hands a reply to its call.
-func (l *link) finish(in *codec.Inbound, shared names, call *coord.Call, r *storagepb.Reply) {
+func (l *link) finish(f *frames, shared names, call *coord.Call, r *storagepb.Reply) {
 	if r.Code == storagepb.Code_CODE_LARGE_VALUE {
 		if l.onLargeValue != nil {
 			l.onLargeValue(call)
@@ -435,12 +444,12 @@ func (l *link) finish(in *codec.Inbound, shared names, call *coord.Call, r *stor
 		call.Finish(unanswered("%s: the node keeps back a large value on the link for large ones", l.opts.name()))
 		return
 	}
-	err := errorOf(r.Code, r.Text)
+	err := errorOf(r)
 	call.Held = coord.Version{}
 	if err == nil && r.Held != nil {
 		aliased, faulty := shared.version(&call.Held, r.Held)
 		if aliased {
-			in.Detach()
+			f.keep()
 		}
 		r.Held.Value = nil
 		if faulty != nil {
@@ -531,14 +540,13 @@ func (l *link) probe() {
 }
 
 // close ends the link for good.
-func (l *link) close() error {
+func (l *link) close() {
 	l.mu.Lock()
 	l.closed = true
 	l.mu.Unlock()
 	l.cancel()
 	<-l.done
 	l.timer.Stop()
-	return l.conn.Close()
 }
 
 // outgoing is a batch being made, reused from one to the next.

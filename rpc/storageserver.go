@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/health"
 	"google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
@@ -38,13 +39,18 @@ type StorageServerOptions struct {
 	// MaxConnections bounds the connections that are open at once [256].
 	// Others are closed as they come.
 	MaxConnections int
-	// MaxOperations and MaxBytes bound what one stream may have under way:
+	// MaxOperations and MaxBytes bound what one connection may have under way:
 	// operations, and bytes of values that came in or wait to be sent
-	// [8192, 32 MiB]. Beyond them the stream is not read.
+	// [8192, 32 MiB]. Beyond them the connection is not read.
 	MaxOperations int
 	MaxBytes      int
 	// MaxScans bounds the scans that run at once [4]; others wait.
 	MaxScans int
+
+	// Boot counts the starts of the node; it is told with every message [not told].
+	Boot uint64
+	// Wall is the node's clock, which is told with every message [time.Now].
+	Wall func() time.Time
 }
 
 func (o StorageServerOptions) withDefaults() (StorageServerOptions, error) {
@@ -52,6 +58,9 @@ func (o StorageServerOptions) withDefaults() (StorageServerOptions, error) {
 	setDefault(&o.MaxOperations, 8192)
 	setDefault(&o.MaxBytes, 32<<20)
 	setDefault(&o.MaxScans, 4)
+	if o.Wall == nil {
+		o.Wall = time.Now
+	}
 	var faults []error
 	if o.Replica == nil {
 		faults = append(faults, errors.New("no replica"))
@@ -77,6 +86,11 @@ type StorageServer struct {
 	stopping chan struct{} // closed when operations are no longer taken
 	stop     sync.Once
 
+	mu        sync.Mutex
+	exchanges map[net.Conn]context.CancelFunc // connections that carry operations
+	serving   sync.WaitGroup                  // counts them
+	ended     bool                            // none is taken any more
+
 	connections atomic.Int64
 	refused     atomic.Int64
 }
@@ -92,9 +106,15 @@ func NewStorageServer(opts StorageServerOptions) (*StorageServer, error) {
 		health:   health.NewServer(),
 		scans:    make(chan struct{}, opts.MaxScans),
 		stopping: make(chan struct{}),
+
+		exchanges: make(map[net.Conn]context.CancelFunc),
 	}
 	s.tasks.New = func() any { return new(task) }
-	s.grpc = grpc.NewServer(append(connectionSettings(opts.TLS),
+	security := opts.TLS
+	if security == nil {
+		security = insecure.NewCredentials()
+	}
+	s.grpc = grpc.NewServer(append(connectionSettings(&dispatcher{security, s.take}),
 		grpc.MaxConcurrentStreams(256),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: keepaliveTime, Timeout: keepaliveTimeout}),
 	)...)
@@ -128,14 +148,80 @@ func (s *StorageServer) Stop(ctx context.Context) {
 	stopped := make(chan struct{})
 	go func() {
 		s.grpc.GracefulStop()
+		s.serving.Wait()
 		close(stopped)
 	}()
 	select {
 	case <-stopped:
 	case <-ctx.Done():
 		s.grpc.Stop()
+		s.cut()
+		<-stopped
 	}
 }
+
+// cut ends the connections that carry operations.
+func (s *StorageServer) cut() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ended = true
+	for conn, cancel := range s.exchanges {
+		cancel()
+		_ = conn.Close()
+	}
+}
+
+// take serves a connection that began with the greeting.
+func (s *StorageServer) take(conn net.Conn) {
+	s.mu.Lock()
+	if s.ended {
+		s.mu.Unlock()
+		_ = conn.Close()
+		return
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	s.exchanges[conn] = cancel
+	s.serving.Add(1)
+	s.mu.Unlock()
+	go func() {
+		defer s.serving.Done()
+		s.exchange(ctx, conn)
+		cancel()
+		_ = conn.Close()
+		s.mu.Lock()
+		delete(s.exchanges, conn)
+		s.mu.Unlock()
+	}()
+}
+
+// exchange serves a connection until one side or ctx ends it, and tells the
+// other side why.
+func (s *StorageServer) exchange(ctx context.Context, conn net.Conn) {
+	f, err := answerGreeting(conn, s.hello)
+	if err != nil {
+		return // the coordinator was told, or is gone
+	}
+	if err := newExchange(s, &frameStream{f}).run(ctx); err != nil {
+		_ = f.refuse(err)
+	}
+}
+
+// hello says who the node is.
+func (s *StorageServer) hello() (*storagepb.Hello, error) {
+	if s.isStopping() {
+		return nil, errNodeStopping
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), connectTimeout)
+	defer cancel()
+	d, err := s.opts.Replica.Describe(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &storagepb.Hello{Id: d.ID, Uuid: d.UUID, Clock: s.clock(), Boot: s.opts.Boot}, nil
+}
+
+// clock is what the node says of its clock.
+func (s *StorageServer) clock() uint64 { return uint64(s.opts.Wall().UnixNano()) }
 
 func (s *StorageServer) isStopping() bool {
 	select {
@@ -152,11 +238,6 @@ type storageService struct {
 }
 
 var _ storagepb.StorageServiceServer = (*storageService)(nil)
-
-// Exchange serves one stream of operations.
-func (s *storageService) Exchange(stream grpc.BidiStreamingServer[storagepb.Batch, storagepb.BatchReply]) error {
-	return newExchange(s.server, stream).run()
-}
 
 // Describe tells who the node is.
 func (s *storageService) Describe(ctx context.Context, _ *storagepb.DescribeRequest) (*storagepb.DescribeResponse, error) {
@@ -296,7 +377,9 @@ func (t *task) reply(m *storagepb.Reply, version *outbound) {
 	m.Id = t.id
 	m.Held = nil
 	m.Code, m.Text = codeOf(t.err)
+	m.Epoch = 0
 	if t.err != nil {
+		m.Epoch = epochOf(t.err)
 		return
 	}
 	held := &t.call.Held

@@ -11,7 +11,7 @@ import (
 	"github.com/pairdb/coordinator/rpc/storagepb"
 )
 
-// Sizes of the storage stream.
+// Sizes of what travels between coordinators and storage nodes.
 const (
 	// largeValue is the size in bytes above which a value travels on the link
 	// for large ones, so that it delays no small one.
@@ -147,12 +147,16 @@ func unanswered(format string, args ...any) error {
 
 // codeOf is how err is told over the wire.
 func codeOf(err error) (storagepb.Code, string) {
-	code := storagepb.Code_CODE_UNAVAILABLE
-	switch {
-	case err == nil:
+	if err == nil {
 		return storagepb.Code_CODE_OK, ""
+	}
+	code := storagepb.Code_CODE_UNAVAILABLE
+	var stale *coord.StaleRingError
+	switch {
 	case errors.Is(err, coord.ErrDiskFull):
 		code = storagepb.Code_CODE_DISK_FULL
+	case errors.As(err, &stale):
+		code = storagepb.Code_CODE_STALE_RING
 	case errors.Is(err, coord.ErrReplicaRefused):
 		code = storagepb.Code_CODE_REFUSED
 	case errors.Is(err, coord.ErrCorrupt):
@@ -165,25 +169,35 @@ func codeOf(err error) (storagepb.Code, string) {
 	return code, strings.ToValidUTF8(text, "")
 }
 
+// epochOf is the epoch that a replica told in err, 0 where it told none.
+func epochOf(err error) uint64 {
+	var stale *coord.StaleRingError
+	if errors.As(err, &stale) {
+		return stale.Epoch
+	}
+	return 0
+}
+
 // errorOf is the error that a reply tells, nil for CODE_OK.
-func errorOf(code storagepb.Code, text string) error {
+func errorOf(r *storagepb.Reply) error {
 	var kinds []error
-	switch code {
+	switch r.Code {
 	case storagepb.Code_CODE_OK:
 		return nil
 	case storagepb.Code_CODE_DISK_FULL:
 		kinds = []error{coord.ErrDiskFull}
 	case storagepb.Code_CODE_REFUSED:
 		kinds = []error{coord.ErrReplicaRefused}
+	case storagepb.Code_CODE_STALE_RING:
+		kinds = []error{&coord.StaleRingError{Epoch: r.Epoch}}
 	case storagepb.Code_CODE_CORRUPT:
 		kinds = []error{coord.ErrReplicaUnavailable, coord.ErrCorrupt}
 	default:
 		kinds = []error{coord.ErrReplicaUnavailable}
 	}
-	if text == "" || !utf8.ValidString(text) {
-		text = kinds[0].Error()
-	} else {
-		text = strings.Clone(text)
+	text := kinds[0].Error()
+	if r.Text != "" && utf8.ValidString(r.Text) {
+		text = strings.Clone(r.Text)
 	}
 	return &callError{text: text, kinds: kinds}
 }

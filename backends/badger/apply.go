@@ -30,6 +30,7 @@ type committer struct {
 	answers []int              // of waiting: which of staged answers it
 	changes []change
 	buffer  []byte // of keys and records of one commit
+	now     moment // when the batch was decided on
 }
 
 // staged is what a batch makes of one key.
@@ -39,6 +40,7 @@ type staged struct {
 	before      held
 	head        coord.Head // shares no memory with a call
 	value       []byte     // of a call that is not finished yet
+	floor       int64      // the greatest timestamp that was deleted and dropped, 0 without
 	ref         valueRef   // where it lies in a file
 	previous    int        // another one with the same token, -1 without
 	err         error      // why it was not committed
@@ -60,49 +62,107 @@ func (c *committer) run() {
 		if len(c.calls) == 0 {
 			return
 		}
-		c.decide()
-		c.spill()
-		c.commit(0, len(c.staged))
-		c.finish()
+		for rest := c.calls; len(rest) > 0; {
+			at := slices.IndexFunc(rest, func(call *coord.Call) bool { return call != nil && c.node.news(call) })
+			if at < 0 {
+				at = len(rest)
+			}
+			c.work(rest[:at])
+			if rest = rest[at:]; len(rest) > 0 {
+				c.adopt(rest)
+			}
+		}
+		clear(c.calls)
 	}
+}
+
+// work decides on calls of the node's present epoch, and commits.
+func (c *committer) work(calls []*coord.Call) {
+	if len(calls) == 0 {
+		return
+	}
+	c.decide(calls)
+	c.spill()
+	c.commit(0, len(c.staged))
+	c.finish()
+}
+
+// adopt makes the node know what the first of calls brings. Those that pass
+// their deadline meanwhile are nil afterwards, and the first is if it is finished.
+func (c *committer) adopt(calls []*coord.Call) {
+	n, kind, epoch := c.node, calls[0].Kind, calls[0].Epoch
+	encoded := calls[0].Version.Value
+	if kind != callAdopt {
+		encoded = nil
+	}
+	err := n.ring.check(epoch)
+	if err == nil {
+		c.flight.set(calls)
+		err = n.adopt(epoch, encoded)
+		c.flight.set(nil)
+	}
+	if calls[0] == nil || err == nil && kind != callAdopt {
+		return
+	}
+	if err != nil && kind != callAdopt {
+		err = fmt.Errorf("%w: %w", coord.ErrReplicaRefused, err)
+	}
+	calls[0].Finish(err)
+	calls[0] = nil
 }
 
 // decide goes through the batch in order. A call that changes nothing, beyond
 // what is committed already, is answered at once.
-func (c *committer) decide() {
+func (c *committer) decide(calls []*coord.Call) {
 	n := c.node
 	var size int
-	for _, call := range c.calls {
-		size += int(callBytes(call))
+	for _, call := range calls {
+		if call != nil {
+			size += int(callBytes(call))
+		}
 	}
 	n.disk.spend(size)
 
 	refusal := n.refusal()
 	v, err := n.store.view()
-	if refusal == nil && err != nil {
+	if err == nil {
+		defer v.release()
+	} else if refusal == nil {
 		refusal = fmt.Errorf("%w: %w", coord.ErrReplicaRefused, err)
 	}
-	if refusal != nil {
-		if err == nil {
-			v.release()
-		}
-		for _, call := range c.calls {
-			call.Finish(refusal)
-		}
-		return
-	}
-	defer v.release()
 	now, wall := time.Now(), n.opts.Wall()
-	for _, call := range c.calls {
-		if expired(call, now) {
+	c.now = n.moment()
+	for _, call := range calls {
+		switch {
+		case call == nil:
+		case call.Kind == coord.CallHead || call.Kind == coord.CallRead:
+			n.enqueue(n.reads, call) // it waited here for its epoch
+		case refusal != nil && (call.Kind == coord.CallApply || err != nil):
+			call.Finish(refusal)
+		case expired(call, now):
 			call.Finish(errCallLate)
-		} else if err := c.decideOne(v, call, wall); err != nil {
-			call.Finish(err)
+		default:
+			if err := c.decideOne(v, call, wall); err != nil {
+				call.Finish(err)
+			}
 		}
 	}
 }
 
 func (c *committer) decideOne(v view, call *coord.Call, wall time.Time) error {
+	if err := c.node.ring.check(call.Epoch); err != nil {
+		return err
+	}
+	if err := c.now.checkAge(call); err != nil {
+		return err
+	}
+	if call.Kind == coord.CallDrop {
+		return c.decideDrop(v, call, wall)
+	}
+	return c.decideApply(v, call, wall)
+}
+
+func (c *committer) decideApply(v view, call *coord.Call, wall time.Time) error {
 	if err := errors.Join(checkKey(call.Tenant, call.Key), checkVersion(&call.Version)); err != nil {
 		return fmt.Errorf("%w: %w", coord.ErrReplicaRefused, err)
 	}
@@ -240,7 +300,9 @@ func (c *committer) commit(from, to int) {
 		// All that is needed of the calls in flight has been copied.
 		c.flight.set(c.waiting)
 	}
+	var committed uint64
 	err := n.store.commit(c.changes, func(at uint64) {
+		committed = at
 		for i := range batch {
 			if s := &batch[i]; s.err == nil {
 				n.heads.stage(s.token, s.tenant, s.key, s.before, s.after(), at)
@@ -250,6 +312,7 @@ func (c *committer) commit(from, to int) {
 	c.flight.set(nil)
 	if err == nil {
 		n.keys.Add(created)
+		n.tree.committed(batch, committed)
 		for i := range batch {
 			if s := &batch[i]; s.err == nil && s.before.file != 0 {
 				n.warn(n.values.remove(s.before.file))
@@ -287,9 +350,12 @@ func (c *committer) commit(from, to int) {
 
 func (s *staged) separate() bool { return len(s.value) > inlineBytes && len(s.value) <= fileBytes }
 
-func (s *staged) after() held { return held{head: s.head, separate: s.separate(), file: s.ref.file} }
+func (s *staged) after() held {
+	return held{head: s.head, separate: s.separate(), file: s.ref.file, size: len(s.value)}
+}
 
-// fill makes the changes of a batch, and tells how many keys it creates.
+// fill makes the changes of a batch, and tells how many keys it creates: fewer
+// than none where it forgets more.
 func (c *committer) fill(batch []staged) (created int64) {
 	c.changes, c.buffer = c.changes[:0], c.buffer[:0]
 	for i := range batch {
@@ -297,13 +363,22 @@ func (c *committer) fill(batch []staged) (created int64) {
 		if s.err != nil {
 			continue
 		}
-		if !s.before.head.Exists() {
-			created++
+		if s.floor != 0 {
+			c.node.floors.raise(s.token, s.floor)
+			c.changes = append(c.changes, c.node.floors.change(s.token))
 		}
-		key := c.key(nsRecord, s)
-		start := len(c.buffer)
-		c.buffer = appendRecord(c.buffer, &s.head, s.value, s.ref)
-		c.changes = append(c.changes, change{key: key, value: c.buffer[start:]})
+		if s.before.head.Exists() {
+			created--
+		}
+		switch {
+		case s.head.Exists():
+			created++
+			key, start := c.key(nsRecord, s), len(c.buffer)
+			c.buffer = appendRecord(c.buffer, &s.head, s.value, s.ref, c.now)
+			c.changes = append(c.changes, change{key: key, value: c.buffer[start:]})
+		case s.before.head.Exists():
+			c.changes = append(c.changes, change{key: c.key(nsRecord, s), remove: true})
+		}
 		switch {
 		case s.separate():
 			key, start := c.key(nsValue, s), len(c.buffer)
@@ -319,7 +394,7 @@ func (c *committer) fill(batch []staged) (created int64) {
 			c.changes = append(c.changes, change{key: appendFileKey(nil, s.before.file), remove: true})
 		}
 	}
-	if created > 0 {
+	if created != 0 {
 		count := binary.BigEndian.AppendUint64(nil, uint64(c.node.keys.Load()+created))
 		c.changes = append(c.changes, change{key: []byte(countKey), value: count})
 	}
@@ -352,7 +427,6 @@ func (c *committer) finish() {
 		call.Finish(s.err)
 	}
 	c.flight.set(nil)
-	clear(c.calls)
 	clear(c.staged)
 	clear(c.changes)
 	clear(c.byToken)

@@ -16,6 +16,7 @@ type held struct {
 	head     coord.Head // the zero Head: the node has never seen the key
 	separate bool       // the value lies under its own key
 	file     uint64     // that the value lies in, 0 without
+	size     int        // of the value, in bytes
 }
 
 // headCache holds what is committed for keys used lately, so that clock reads

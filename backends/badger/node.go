@@ -1,6 +1,7 @@
 package badger
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -27,6 +28,9 @@ type NodeOptions struct {
 	MaxClockOffset time.Duration
 	// Wall is the node's wall clock; default time.Now. Deadlines do not use it.
 	Wall func() time.Time
+	// Clock is the node's own clock, which counts from its opening and never
+	// falls; default: the machine's monotonic clock.
+	Clock func() time.Duration
 
 	// MaxQueuedCalls and MaxQueuedBytes bound the calls that wait, for reads
 	// and for applies each. Defaults depend on the profile.
@@ -60,6 +64,11 @@ type Node struct {
 	interned *internTable
 	values   *valueFiles
 	keys     atomic.Int64 // that have a record, tombstones too
+	ring     ringState
+	floors   floors
+	tree     *tree
+	boot     uint64 // number of the node's present life
+	clock    func() time.Duration
 
 	applies *queue
 	reads   *queue
@@ -123,6 +132,7 @@ func OpenNode(opts NodeOptions) (*Node, error) {
 		disk:     &diskGuard{dir: opts.Dir, probe: opts.Space, minFree: opts.MinFreeBytes},
 		heads:    newHeadCache(&st.committed, defaults.headCache),
 		interned: newInternTable(),
+		tree:     newTree(defaults.treeBits, defaults.treeEntries),
 		values:   values,
 		applies:  newQueue(opts.MaxQueuedCalls, opts.MaxQueuedBytes),
 		reads:    newQueue(opts.MaxQueuedCalls, opts.MaxQueuedBytes),
@@ -141,7 +151,7 @@ func (n *Node) start(readers int) error {
 	if err != nil {
 		return err
 	}
-	err = n.loadCount(v)
+	err = errors.Join(n.loadState(v), n.begin(v))
 	v.release()
 	if err != nil {
 		return err
@@ -158,8 +168,14 @@ func (n *Node) start(readers int) error {
 	n.flights = append(n.flights, &c.flight)
 	n.running.Go(c.run)
 	n.running.Go(n.tend)
+	n.running.Go(n.countTree)
 	n.running.Go(func() { n.warn(n.values.clean(n.store, n.stop)) })
 	return nil
+}
+
+// loadState reads what the node keeps in memory of its own state.
+func (n *Node) loadState(v view) error {
+	return errors.Join(n.loadCount(v), n.ring.load(v), n.floors.load(v))
 }
 
 // loadCount reads how many keys there are: the number is committed together
@@ -203,18 +219,29 @@ func (n *Node) Do(call *coord.Call) {
 			return
 		}
 		queue = n.applies
-	case coord.CallHead:
+	case coord.CallDrop:
+		queue = n.applies // a full disk gains room by it
+	case coord.CallHead, coord.CallRead:
+		if n.ring.behind(call.Epoch) {
+			queue = n.applies // the committer adopts the epoch and passes the call on
+			break
+		}
+		if call.Kind == coord.CallRead {
+			break
+		}
 		if h, ok := n.heads.get(call.Token, call.Tenant, call.Key); ok {
-			call.Held = coord.Version{Head: h.head}
-			call.Finish(nil)
+			n.finishRead(call, coord.Version{Head: h.head}, nil)
 			return
 		}
-	case coord.CallRead:
 	default:
 		call.Finish(errUnknownCall)
 		return
 	}
-	switch queue.push(call) {
+	n.enqueue(queue, call)
+}
+
+func (n *Node) enqueue(q *queue, call *coord.Call) {
+	switch q.push(call) {
 	case queueFull:
 		call.Finish(errQueueFull)
 	case queueClosed:
@@ -248,7 +275,8 @@ func (n *Node) Unavailable() error {
 	return nil
 }
 
-// Describe implements coord.Replica. The number of keys is exact.
+// Describe implements coord.Replica. The number of keys is exact; that of bytes
+// is what the database takes on the disk until the tree was counted.
 func (n *Node) Describe(ctx context.Context) (coord.NodeDescription, error) {
 	if err := ctx.Err(); err != nil {
 		return coord.NodeDescription{}, fmt.Errorf("%w: describe node %s: %w", coord.ErrReplicaUnavailable, n.opts.ID, err)
@@ -256,8 +284,10 @@ func (n *Node) Describe(ctx context.Context) (coord.NodeDescription, error) {
 	if err := n.Unavailable(); err != nil {
 		return coord.NodeDescription{}, err
 	}
+	_, topology := n.ring.known()
 	return coord.NodeDescription{
-		ID: n.opts.ID, UUID: n.uuid, Keys: n.keys.Load(), DiskUsedFraction: n.disk.usedFraction(),
+		ID: n.opts.ID, UUID: n.uuid, Keys: n.keys.Load(), Bytes: n.bytes(), DiskUsedFraction: n.disk.usedFraction(),
+		Epoch: n.ring.current.Load(), Topology: bytes.Clone(topology),
 	}, nil
 }
 
@@ -328,9 +358,10 @@ func (n *Node) warn(err error) {
 
 func (n *Node) heal(fault error) {
 	n.warn(fault)
+	n.tree.invalidate()
 	err := n.store.reopen(func(v view) error {
 		n.heads.purge()
-		return n.loadCount(v)
+		return n.loadState(v)
 	})
 	n.warn(err)
 	if err == nil {

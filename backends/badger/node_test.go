@@ -130,7 +130,7 @@ func TestNodeDirectoryInUse(t *testing.T) {
 func TestNodeIsolatesCorruptRecord(t *testing.T) {
 	n := openTestNode(t, NodeOptions{})
 	key := appendKey(nil, nsRecord, ring.KeyToken("t", "bad"), "t", "bad")
-	separate := appendRecord(nil, &testVersionHead, make([]byte, 10_000), valueRef{})
+	separate := appendRecord(nil, &testVersionHead, make([]byte, 10_000), valueRef{}, moment{})
 	lost := appendKey(nil, nsRecord, ring.KeyToken("t", "lost"), "t", "lost")
 	if err := n.store.commit([]change{{key: key, value: []byte{recordFormat, 0, 99}}, {key: lost, value: separate}}, nil); err != nil {
 		t.Fatal(err)
@@ -193,7 +193,7 @@ func TestNodeDiskFull(t *testing.T) {
 		call := apply(n, "t", "k", testVersion(2, []byte("w")))
 		return errors.Is(call.Err, coord.ErrDiskFull) && errors.Is(call.Err, coord.ErrReplicaRefused)
 	})
-	if call := read(n, "t", "k"); call.Err != nil || !call.Held.Live() {
+	if call := read(n, "t", "k"); call.Err != nil || !call.Held.Live(time.Now()) {
 		t.Errorf("read from a full node: got %s, error %v", &call.Held.Head, call.Err)
 	}
 	if err := n.Unavailable(); err != nil {
@@ -335,7 +335,7 @@ func TestNodeAfterClose(t *testing.T) {
 	if err := n.Unavailable(); !errors.Is(err, coord.ErrReplicaUnavailable) {
 		t.Errorf("after close: %v", err)
 	}
-	if _, err := n.Scan(context.Background(), coord.ScanRequest{Tenant: "t", Limit: 1}); !errors.Is(err, coord.ErrReplicaUnavailable) {
+	if _, err := n.Scan(context.Background(), coord.ScanRequest{Span: ring.Everything(), Tenant: "t", Limit: 1}); !errors.Is(err, coord.ErrReplicaUnavailable) {
 		t.Errorf("scan after close: %v", err)
 	}
 }
@@ -353,7 +353,7 @@ func TestNodeSplitsBatch(t *testing.T) {
 			Version: testVersion(int64(i+1), bytes.Repeat([]byte{byte(i)}, inlineBytes)), Caller: done,
 		})
 	}
-	c.decide()
+	c.decide(c.calls)
 	before := n.store.committed.Load()
 	c.commit(0, len(c.staged))
 	c.finish()
@@ -384,7 +384,7 @@ func TestScanBoundsWork(t *testing.T) {
 		key := fmt.Sprint("k", i)
 		changes = append(changes, change{
 			key:   appendKey(nil, nsRecord, ring.KeyToken("many", key), "many", key),
-			value: appendRecord(nil, &testVersionHead, nil, valueRef{}),
+			value: appendRecord(nil, &testVersionHead, nil, valueRef{}, moment{}),
 		})
 		if len(changes) == 4000 || i == others-1 {
 			if err := n.store.commit(changes, nil); err != nil {
@@ -396,7 +396,7 @@ func TestScanBoundsWork(t *testing.T) {
 	apply(n, "few", "k", testVersion(1, nil))
 	var items []coord.ScanItem
 	pages := 0
-	for req := (coord.ScanRequest{Tenant: "few", Limit: 10}); ; pages++ {
+	for req := (coord.ScanRequest{Span: ring.Everything(), Tenant: "few", Limit: 10}); ; pages++ {
 		page, err := n.Scan(t.Context(), req)
 		if err != nil {
 			t.Fatal(err)

@@ -27,6 +27,8 @@ type limits struct {
 	queuedCalls int
 	queuedBytes int64
 	minFree     uint64
+	treeBits    uint8 // of the tokens, that a leaf of the hash tree shares at first
+	treeEntries int
 }
 
 func (p Profile) limits() limits {
@@ -34,11 +36,13 @@ func (p Profile) limits() limits {
 		return limits{
 			memTable: 64 << 20, blockCache: 128 << 20, headCache: 64 << 20,
 			readers: 8, queuedCalls: 32 << 10, queuedBytes: 128 << 20, minFree: 1 << 30,
+			treeBits: 16, treeEntries: 1 << 20,
 		}
 	}
 	return limits{
 		memTable: 8 << 20, headCache: 2 << 20,
 		readers: 2, queuedCalls: 8 << 10, queuedBytes: 48 << 20, minFree: 128 << 20,
+		treeBits: 12, treeEntries: 64 << 10,
 	}
 }
 

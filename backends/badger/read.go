@@ -66,8 +66,7 @@ func (r *reader) answer() {
 			version, err = r.node.load(v, r.key, kind == coord.CallRead)
 		}
 		if call := r.flight.take(i); call != nil {
-			call.Held = version
-			call.Finish(err)
+			r.node.finishRead(call, version, err)
 		}
 	}
 }
@@ -154,7 +153,18 @@ func (n *Node) loadRecord(v view, key []byte, withValue bool) (record, error) {
 }
 
 func (r *record) held() held {
-	return held{head: r.head, separate: r.separate, file: r.ref.file}
+	return held{head: r.head, separate: r.separate, file: r.ref.file, size: r.size}
+}
+
+// finishRead answers a head or read with what was read for it.
+func (n *Node) finishRead(call *coord.Call, version coord.Version, err error) {
+	if stale := n.ring.check(call.Epoch); err == nil && stale != nil {
+		err = stale
+	}
+	if err == nil {
+		call.Held, call.Floor = version, n.floors.of(call.Token)
+	}
+	call.Finish(err)
 }
 
 // describeKey names a key in an error.

@@ -64,9 +64,13 @@ func TestClaimKeysDoNotCollide(t *testing.T) {
 
 func FuzzDecodeRecord(f *testing.F) {
 	head := testVersion(1_700_000_000_000_000_000, nil).Head
-	f.Add(appendRecord(nil, &head, []byte("value"), valueRef{}))
-	f.Add(appendRecord(nil, &head, make([]byte, 10<<20), valueRef{file: 7, size: 10 << 20, sum: 9}))
-	f.Add(appendRecord(nil, &head, make([]byte, 10<<10), valueRef{}))
+	f.Add(appendRecord(nil, &head, []byte("value"), valueRef{}, moment{}))
+	f.Add(appendRecord(nil, &head, make([]byte, 10<<20), valueRef{file: 7, size: 10 << 20, sum: 9}, moment{}))
+	f.Add(appendRecord(nil, &head, make([]byte, 10<<10), valueRef{}, moment{}))
+	head.Tombstone = true
+	f.Add(appendRecord(nil, &head, nil, valueRef{}, moment{boot: 3, clock: time.Hour}))
+	head.Tombstone, head.Expires = false, head.Timestamp+1
+	f.Add(appendRecord(nil, &head, make([]byte, 10<<10), valueRef{}, moment{boot: 3, clock: time.Hour}))
 	f.Add([]byte{recordFormat, flagSeparate, 1, 0})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		r, err := decodeRecord(b, nil)
@@ -79,8 +83,8 @@ func FuzzDecodeRecord(f *testing.F) {
 		if r.ref.size != 0 || len(r.inline) > inlineBytes {
 			return // where it lies depends on more than its length
 		}
-		again, err := decodeRecord(appendRecord(nil, &r.head, r.inline, valueRef{}), nil)
-		if err != nil || again.head.Compare(&r.head) != 0 || !bytes.Equal(again.inline, r.inline) {
+		again, err := decodeRecord(appendRecord(nil, &r.head, r.inline, valueRef{}, r.stored), nil)
+		if err != nil || again.head.Compare(&r.head) != 0 || again.stored != r.stored || !bytes.Equal(again.inline, r.inline) {
 			t.Fatalf("decoded %+v, encoded and decoded again %+v, error %v", r, again, err)
 		}
 	})

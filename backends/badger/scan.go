@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/dgraph-io/badger/v4"
 
@@ -32,24 +33,22 @@ func (n *Node) Scan(ctx context.Context, req coord.ScanRequest) (coord.ScanPage,
 	case <-ctx.Done():
 		return fail(ctx.Err())
 	}
+	if err := n.reach(ctx, req.Epoch); err != nil {
+		return coord.ScanPage{}, fmt.Errorf("scan tenant %q: %w", req.Tenant, err)
+	}
 	v, err := n.store.view()
 	if err != nil {
 		return fail(err)
 	}
 	defer v.release()
+	now, wall := n.moment(), n.opts.Wall()
 
 	opts := badger.DefaultIteratorOptions
 	opts.PrefetchValues = false
 	opts.Prefix = []byte{nsRecord}
 	it := v.txn.NewIterator(opts)
 	defer it.Close()
-	if req.After == nil {
-		it.Rewind()
-	} else {
-		// No key lies between a key and the same with a NUL behind it.
-		after := appendKey(nil, nsRecord, req.After.Token, req.After.Tenant, req.After.Key)
-		it.Seek(append(after, 0))
-	}
+	it.Seek(scanStart(&req))
 
 	var page coord.ScanPage
 	bytes := 0
@@ -58,7 +57,10 @@ func (n *Node) Scan(ctx context.Context, req coord.ScanRequest) (coord.ScanPage,
 		if err != nil {
 			return fail(err)
 		}
-		matches := string(tenant) == req.Tenant && strings.HasPrefix(string(key), req.Prefix)
+		if token > req.Span.Last {
+			break
+		}
+		matches := (req.Tenant == "" || string(tenant) == req.Tenant) && strings.HasPrefix(string(key), req.Prefix)
 		position := coord.Position{Token: token}
 		visits++
 		full := len(page.Items) == req.Limit || bytes > maxScanBytes
@@ -69,17 +71,20 @@ func (n *Node) Scan(ctx context.Context, req coord.ScanRequest) (coord.ScanPage,
 			page.Next = &page.Items[len(page.Items)-1].Position
 			return page, nil
 		}
+		item := coord.ScanItem{Position: position}
 		if matches {
-			item := coord.ScanItem{Position: position}
 			if err := it.Item().Value(func(b []byte) error {
 				rec, err := decodeRecord(b, n.interned.bytes)
 				item.Head = rec.head
+				matches = req.DeadFor == 0 || now.deadFor(&rec, wall, req.DeadFor)
 				return err
 			}); err != nil {
 				return fail(fmt.Errorf("read %s: %w", describeKey(it.Item().Key()), err))
 			}
+		}
+		if matches {
 			page.Items = append(page.Items, item)
-			bytes += len(position.Key) + 64*(1+len(item.Head.Clock))
+			bytes += len(position.Tenant) + len(position.Key) + 64*(1+len(item.Head.Clock))
 		}
 		if visits == maxScanVisits {
 			page.Next = &position
@@ -90,4 +95,23 @@ func (n *Node) Scan(ctx context.Context, req coord.ScanRequest) (coord.ScanPage,
 		}
 	}
 	return page, nil
+}
+
+// scanStart is the first key that a scan may return.
+func scanStart(req *coord.ScanRequest) []byte {
+	first := appendKey(nil, nsRecord, req.Span.First, "", "")[:1+8]
+	if req.After == nil || req.After.Token < req.Span.First {
+		return first
+	}
+	// No key lies between a key and the same with a NUL behind it.
+	return append(appendKey(first[:0], nsRecord, req.After.Token, req.After.Tenant, req.After.Key), 0)
+}
+
+// deadFor tells whether a record is a tombstone, or an expired version, that
+// the node has held for so long.
+func (m moment) deadFor(r *record, wall time.Time, age time.Duration) bool {
+	if !r.head.Tombstone && !r.head.Expired(wall.Add(-age)) {
+		return false
+	}
+	return m.since(r.stored) >= age
 }

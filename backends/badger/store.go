@@ -27,6 +27,7 @@ const (
 	nsValue  = 'v' // a value too big to lie beside its head
 	nsFile   = 'f' // marks a value file as referred to
 	nsClaim  = 'c'
+	nsFloor  = 'l' // floors of ranges
 )
 
 const (
@@ -318,6 +319,17 @@ func (s *store) forget() {
 	}
 	s.mu.Unlock()
 	s.db.SetDiscardTs(oldest)
+}
+
+// size is what the database takes on the disk, in bytes, as of a minute ago.
+func (s *store) size() int64 {
+	s.gate.RLock()
+	defer s.gate.RUnlock()
+	if s.usable() != nil {
+		return 0
+	}
+	tables, _ := s.db.Size()
+	return tables
 }
 
 // close waits for whoever uses the store.

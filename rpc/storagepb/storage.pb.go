@@ -132,7 +132,8 @@ const (
 	Code_CODE_REFUSED     Code = 2 // the operation has had no effect and will have none
 	Code_CODE_DISK_FULL   Code = 3 // refused for want of space
 	Code_CODE_CORRUPT     Code = 4 // what is held cannot be decoded
-	Code_CODE_LARGE_VALUE Code = 5 // the value is large: ask again with accept_large, on the stream for large values
+	Code_CODE_LARGE_VALUE Code = 5 // the value is large: ask again with accept_large, on the connection for large values
+	Code_CODE_STALE_RING  Code = 6 // refused: the operation's epoch is below the node's
 )
 
 // Enum value maps for Code.
@@ -144,6 +145,7 @@ var (
 		3: "CODE_DISK_FULL",
 		4: "CODE_CORRUPT",
 		5: "CODE_LARGE_VALUE",
+		6: "CODE_STALE_RING",
 	}
 	Code_value = map[string]int32{
 		"CODE_OK":          0,
@@ -152,6 +154,7 @@ var (
 		"CODE_DISK_FULL":   3,
 		"CODE_CORRUPT":     4,
 		"CODE_LARGE_VALUE": 5,
+		"CODE_STALE_RING":  6,
 	}
 )
 
@@ -182,16 +185,89 @@ func (Code) EnumDescriptor() ([]byte, []int) {
 	return file_storagepb_storage_proto_rawDescGZIP(), []int{2}
 }
 
-type Batch struct {
+// Hello is the first that a node says on a connection.
+type Hello struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Operations    []*Operation           `protobuf:"bytes,1,rep,name=operations,proto3" json:"operations,omitempty"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Uuid          string                 `protobuf:"bytes,2,opt,name=uuid,proto3" json:"uuid,omitempty"`     // made when the data directory was
+	Clock         uint64                 `protobuf:"fixed64,3,opt,name=clock,proto3" json:"clock,omitempty"` // as in BatchReply
+	Boot          uint64                 `protobuf:"varint,4,opt,name=boot,proto3" json:"boot,omitempty"`    // as in BatchReply
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Hello) Reset() {
+	*x = Hello{}
+	mi := &file_storagepb_storage_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Hello) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Hello) ProtoMessage() {}
+
+func (x *Hello) ProtoReflect() protoreflect.Message {
+	mi := &file_storagepb_storage_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Hello.ProtoReflect.Descriptor instead.
+func (*Hello) Descriptor() ([]byte, []int) {
+	return file_storagepb_storage_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *Hello) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Hello) GetUuid() string {
+	if x != nil {
+		return x.Uuid
+	}
+	return ""
+}
+
+func (x *Hello) GetClock() uint64 {
+	if x != nil {
+		return x.Clock
+	}
+	return 0
+}
+
+func (x *Hello) GetBoot() uint64 {
+	if x != nil {
+		return x.Boot
+	}
+	return 0
+}
+
+type Batch struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Operations []*Operation           `protobuf:"bytes,1,rep,name=operations,proto3" json:"operations,omitempty"`
+	// What the node had said of its clock and boot when the oldest of the
+	// operations was queued for it; 0 where it said nothing.
+	Heard         uint64 `protobuf:"fixed64,2,opt,name=heard,proto3" json:"heard,omitempty"`
+	Boot          uint64 `protobuf:"varint,3,opt,name=boot,proto3" json:"boot,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Batch) Reset() {
 	*x = Batch{}
-	mi := &file_storagepb_storage_proto_msgTypes[0]
+	mi := &file_storagepb_storage_proto_msgTypes[1]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -203,7 +279,7 @@ func (x *Batch) String() string {
 func (*Batch) ProtoMessage() {}
 
 func (x *Batch) ProtoReflect() protoreflect.Message {
-	mi := &file_storagepb_storage_proto_msgTypes[0]
+	mi := &file_storagepb_storage_proto_msgTypes[1]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -216,7 +292,7 @@ func (x *Batch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Batch.ProtoReflect.Descriptor instead.
 func (*Batch) Descriptor() ([]byte, []int) {
-	return file_storagepb_storage_proto_rawDescGZIP(), []int{0}
+	return file_storagepb_storage_proto_rawDescGZIP(), []int{1}
 }
 
 func (x *Batch) GetOperations() []*Operation {
@@ -224,6 +300,20 @@ func (x *Batch) GetOperations() []*Operation {
 		return x.Operations
 	}
 	return nil
+}
+
+func (x *Batch) GetHeard() uint64 {
+	if x != nil {
+		return x.Heard
+	}
+	return 0
+}
+
+func (x *Batch) GetBoot() uint64 {
+	if x != nil {
+		return x.Boot
+	}
+	return 0
 }
 
 type Operation struct {
@@ -244,7 +334,7 @@ type Operation struct {
 
 func (x *Operation) Reset() {
 	*x = Operation{}
-	mi := &file_storagepb_storage_proto_msgTypes[1]
+	mi := &file_storagepb_storage_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -256,7 +346,7 @@ func (x *Operation) String() string {
 func (*Operation) ProtoMessage() {}
 
 func (x *Operation) ProtoReflect() protoreflect.Message {
-	mi := &file_storagepb_storage_proto_msgTypes[1]
+	mi := &file_storagepb_storage_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -269,7 +359,7 @@ func (x *Operation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Operation.ProtoReflect.Descriptor instead.
 func (*Operation) Descriptor() ([]byte, []int) {
-	return file_storagepb_storage_proto_rawDescGZIP(), []int{1}
+	return file_storagepb_storage_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Operation) GetId() uint64 {
@@ -345,13 +435,15 @@ func (x *Operation) GetAcceptLarge() bool {
 type BatchReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Replies       []*Reply               `protobuf:"bytes,1,rep,name=replies,proto3" json:"replies,omitempty"`
+	Clock         uint64                 `protobuf:"fixed64,2,opt,name=clock,proto3" json:"clock,omitempty"` // the node's wall clock, in nanoseconds since 1970
+	Boot          uint64                 `protobuf:"varint,3,opt,name=boot,proto3" json:"boot,omitempty"`    // counts the starts of the node; 0 where it does not count
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *BatchReply) Reset() {
 	*x = BatchReply{}
-	mi := &file_storagepb_storage_proto_msgTypes[2]
+	mi := &file_storagepb_storage_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -363,7 +455,7 @@ func (x *BatchReply) String() string {
 func (*BatchReply) ProtoMessage() {}
 
 func (x *BatchReply) ProtoReflect() protoreflect.Message {
-	mi := &file_storagepb_storage_proto_msgTypes[2]
+	mi := &file_storagepb_storage_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -376,7 +468,7 @@ func (x *BatchReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchReply.ProtoReflect.Descriptor instead.
 func (*BatchReply) Descriptor() ([]byte, []int) {
-	return file_storagepb_storage_proto_rawDescGZIP(), []int{2}
+	return file_storagepb_storage_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *BatchReply) GetReplies() []*Reply {
@@ -386,19 +478,34 @@ func (x *BatchReply) GetReplies() []*Reply {
 	return nil
 }
 
+func (x *BatchReply) GetClock() uint64 {
+	if x != nil {
+		return x.Clock
+	}
+	return 0
+}
+
+func (x *BatchReply) GetBoot() uint64 {
+	if x != nil {
+		return x.Boot
+	}
+	return 0
+}
+
 type Reply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
 	Code          Code                   `protobuf:"varint,2,opt,name=code,proto3,enum=pairdb.storage.v1.Code" json:"code,omitempty"`
-	Text          string                 `protobuf:"bytes,3,opt,name=text,proto3" json:"text,omitempty"` // what went wrong, where code is not OK
-	Held          *Version               `protobuf:"bytes,4,opt,name=held,proto3" json:"held,omitempty"` // what the node holds now; absent where it holds nothing for the key
+	Text          string                 `protobuf:"bytes,3,opt,name=text,proto3" json:"text,omitempty"`    // what went wrong, where code is not OK
+	Held          *Version               `protobuf:"bytes,4,opt,name=held,proto3" json:"held,omitempty"`    // what the node holds now; absent where it holds nothing for the key
+	Epoch         uint64                 `protobuf:"varint,5,opt,name=epoch,proto3" json:"epoch,omitempty"` // the node's, where code is STALE_RING
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Reply) Reset() {
 	*x = Reply{}
-	mi := &file_storagepb_storage_proto_msgTypes[3]
+	mi := &file_storagepb_storage_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -410,7 +517,7 @@ func (x *Reply) String() string {
 func (*Reply) ProtoMessage() {}
 
 func (x *Reply) ProtoReflect() protoreflect.Message {
-	mi := &file_storagepb_storage_proto_msgTypes[3]
+	mi := &file_storagepb_storage_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -423,7 +530,7 @@ func (x *Reply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reply.ProtoReflect.Descriptor instead.
 func (*Reply) Descriptor() ([]byte, []int) {
-	return file_storagepb_storage_proto_rawDescGZIP(), []int{3}
+	return file_storagepb_storage_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Reply) GetId() uint64 {
@@ -454,6 +561,13 @@ func (x *Reply) GetHeld() *Version {
 	return nil
 }
 
+func (x *Reply) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
 type Version struct {
 	state             protoimpl.MessageState `protogen:"open.v1"`
 	Timestamp         int64                  `protobuf:"fixed64,1,opt,name=timestamp,proto3" json:"timestamp,omitempty"` // nanoseconds since 1970, never 0
@@ -468,7 +582,7 @@ type Version struct {
 
 func (x *Version) Reset() {
 	*x = Version{}
-	mi := &file_storagepb_storage_proto_msgTypes[4]
+	mi := &file_storagepb_storage_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -480,7 +594,7 @@ func (x *Version) String() string {
 func (*Version) ProtoMessage() {}
 
 func (x *Version) ProtoReflect() protoreflect.Message {
-	mi := &file_storagepb_storage_proto_msgTypes[4]
+	mi := &file_storagepb_storage_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -493,7 +607,7 @@ func (x *Version) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Version.ProtoReflect.Descriptor instead.
 func (*Version) Descriptor() ([]byte, []int) {
-	return file_storagepb_storage_proto_rawDescGZIP(), []int{4}
+	return file_storagepb_storage_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Version) GetTimestamp() int64 {
@@ -549,7 +663,7 @@ type ClockEntry struct {
 
 func (x *ClockEntry) Reset() {
 	*x = ClockEntry{}
-	mi := &file_storagepb_storage_proto_msgTypes[5]
+	mi := &file_storagepb_storage_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -561,7 +675,7 @@ func (x *ClockEntry) String() string {
 func (*ClockEntry) ProtoMessage() {}
 
 func (x *ClockEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_storagepb_storage_proto_msgTypes[5]
+	mi := &file_storagepb_storage_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -574,7 +688,7 @@ func (x *ClockEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClockEntry.ProtoReflect.Descriptor instead.
 func (*ClockEntry) Descriptor() ([]byte, []int) {
-	return file_storagepb_storage_proto_rawDescGZIP(), []int{5}
+	return file_storagepb_storage_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ClockEntry) GetId() string {
@@ -606,7 +720,7 @@ type DescribeRequest struct {
 
 func (x *DescribeRequest) Reset() {
 	*x = DescribeRequest{}
-	mi := &file_storagepb_storage_proto_msgTypes[6]
+	mi := &file_storagepb_storage_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -618,7 +732,7 @@ func (x *DescribeRequest) String() string {
 func (*DescribeRequest) ProtoMessage() {}
 
 func (x *DescribeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_storagepb_storage_proto_msgTypes[6]
+	mi := &file_storagepb_storage_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -631,7 +745,7 @@ func (x *DescribeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeRequest.ProtoReflect.Descriptor instead.
 func (*DescribeRequest) Descriptor() ([]byte, []int) {
-	return file_storagepb_storage_proto_rawDescGZIP(), []int{6}
+	return file_storagepb_storage_proto_rawDescGZIP(), []int{7}
 }
 
 type DescribeResponse struct {
@@ -646,7 +760,7 @@ type DescribeResponse struct {
 
 func (x *DescribeResponse) Reset() {
 	*x = DescribeResponse{}
-	mi := &file_storagepb_storage_proto_msgTypes[7]
+	mi := &file_storagepb_storage_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -658,7 +772,7 @@ func (x *DescribeResponse) String() string {
 func (*DescribeResponse) ProtoMessage() {}
 
 func (x *DescribeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_storagepb_storage_proto_msgTypes[7]
+	mi := &file_storagepb_storage_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -671,7 +785,7 @@ func (x *DescribeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeResponse.ProtoReflect.Descriptor instead.
 func (*DescribeResponse) Descriptor() ([]byte, []int) {
-	return file_storagepb_storage_proto_rawDescGZIP(), []int{7}
+	return file_storagepb_storage_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *DescribeResponse) GetId() string {
@@ -713,7 +827,7 @@ type Position struct {
 
 func (x *Position) Reset() {
 	*x = Position{}
-	mi := &file_storagepb_storage_proto_msgTypes[8]
+	mi := &file_storagepb_storage_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -725,7 +839,7 @@ func (x *Position) String() string {
 func (*Position) ProtoMessage() {}
 
 func (x *Position) ProtoReflect() protoreflect.Message {
-	mi := &file_storagepb_storage_proto_msgTypes[8]
+	mi := &file_storagepb_storage_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -738,7 +852,7 @@ func (x *Position) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Position.ProtoReflect.Descriptor instead.
 func (*Position) Descriptor() ([]byte, []int) {
-	return file_storagepb_storage_proto_rawDescGZIP(), []int{8}
+	return file_storagepb_storage_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Position) GetToken() uint64 {
@@ -774,7 +888,7 @@ type ScanRequest struct {
 
 func (x *ScanRequest) Reset() {
 	*x = ScanRequest{}
-	mi := &file_storagepb_storage_proto_msgTypes[9]
+	mi := &file_storagepb_storage_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -786,7 +900,7 @@ func (x *ScanRequest) String() string {
 func (*ScanRequest) ProtoMessage() {}
 
 func (x *ScanRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_storagepb_storage_proto_msgTypes[9]
+	mi := &file_storagepb_storage_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -799,7 +913,7 @@ func (x *ScanRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScanRequest.ProtoReflect.Descriptor instead.
 func (*ScanRequest) Descriptor() ([]byte, []int) {
-	return file_storagepb_storage_proto_rawDescGZIP(), []int{9}
+	return file_storagepb_storage_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ScanRequest) GetTenant() string {
@@ -840,7 +954,7 @@ type ScanResponse struct {
 
 func (x *ScanResponse) Reset() {
 	*x = ScanResponse{}
-	mi := &file_storagepb_storage_proto_msgTypes[10]
+	mi := &file_storagepb_storage_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -852,7 +966,7 @@ func (x *ScanResponse) String() string {
 func (*ScanResponse) ProtoMessage() {}
 
 func (x *ScanResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_storagepb_storage_proto_msgTypes[10]
+	mi := &file_storagepb_storage_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -865,7 +979,7 @@ func (x *ScanResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScanResponse.ProtoReflect.Descriptor instead.
 func (*ScanResponse) Descriptor() ([]byte, []int) {
-	return file_storagepb_storage_proto_rawDescGZIP(), []int{10}
+	return file_storagepb_storage_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ScanResponse) GetItems() []*ScanItem {
@@ -892,7 +1006,7 @@ type ScanItem struct {
 
 func (x *ScanItem) Reset() {
 	*x = ScanItem{}
-	mi := &file_storagepb_storage_proto_msgTypes[11]
+	mi := &file_storagepb_storage_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -904,7 +1018,7 @@ func (x *ScanItem) String() string {
 func (*ScanItem) ProtoMessage() {}
 
 func (x *ScanItem) ProtoReflect() protoreflect.Message {
-	mi := &file_storagepb_storage_proto_msgTypes[11]
+	mi := &file_storagepb_storage_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -917,7 +1031,7 @@ func (x *ScanItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScanItem.ProtoReflect.Descriptor instead.
 func (*ScanItem) Descriptor() ([]byte, []int) {
-	return file_storagepb_storage_proto_rawDescGZIP(), []int{11}
+	return file_storagepb_storage_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ScanItem) GetPosition() *Position {
@@ -938,11 +1052,18 @@ var File_storagepb_storage_proto protoreflect.FileDescriptor
 
 const file_storagepb_storage_proto_rawDesc = "" +
 	"\n" +
-	"\x17storagepb/storage.proto\x12\x11pairdb.storage.v1\"E\n" +
+	"\x17storagepb/storage.proto\x12\x11pairdb.storage.v1\"U\n" +
+	"\x05Hello\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
+	"\x04uuid\x18\x02 \x01(\tR\x04uuid\x12\x14\n" +
+	"\x05clock\x18\x03 \x01(\x06R\x05clock\x12\x12\n" +
+	"\x04boot\x18\x04 \x01(\x04R\x04boot\"o\n" +
 	"\x05Batch\x12<\n" +
 	"\n" +
 	"operations\x18\x01 \x03(\v2\x1c.pairdb.storage.v1.OperationR\n" +
-	"operations\"\xc9\x02\n" +
+	"operations\x12\x14\n" +
+	"\x05heard\x18\x02 \x01(\x06R\x05heard\x12\x12\n" +
+	"\x04boot\x18\x03 \x01(\x04R\x04boot\"\xc9\x02\n" +
 	"\tOperation\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12+\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x17.pairdb.storage.v1.KindR\x04kind\x12\x16\n" +
@@ -955,15 +1076,18 @@ const file_storagepb_storage_proto_rawDesc = "" +
 	"timeout_ms\x18\b \x01(\rR\ttimeoutMs\x124\n" +
 	"\aversion\x18\t \x01(\v2\x1a.pairdb.storage.v1.VersionR\aversion\x12!\n" +
 	"\faccept_large\x18\n" +
-	" \x01(\bR\vacceptLarge\"@\n" +
+	" \x01(\bR\vacceptLarge\"j\n" +
 	"\n" +
 	"BatchReply\x122\n" +
-	"\areplies\x18\x01 \x03(\v2\x18.pairdb.storage.v1.ReplyR\areplies\"\x88\x01\n" +
+	"\areplies\x18\x01 \x03(\v2\x18.pairdb.storage.v1.ReplyR\areplies\x12\x14\n" +
+	"\x05clock\x18\x02 \x01(\x06R\x05clock\x12\x12\n" +
+	"\x04boot\x18\x03 \x01(\x04R\x04boot\"\x9e\x01\n" +
 	"\x05Reply\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12+\n" +
 	"\x04code\x18\x02 \x01(\x0e2\x17.pairdb.storage.v1.CodeR\x04code\x12\x12\n" +
 	"\x04text\x18\x03 \x01(\tR\x04text\x12.\n" +
-	"\x04held\x18\x04 \x01(\v2\x1a.pairdb.storage.v1.VersionR\x04held\"\xdc\x01\n" +
+	"\x04held\x18\x04 \x01(\v2\x1a.pairdb.storage.v1.VersionR\x04held\x12\x14\n" +
+	"\x05epoch\x18\x05 \x01(\x04R\x05epoch\"\xdc\x01\n" +
 	"\aVersion\x12\x1c\n" +
 	"\ttimestamp\x18\x01 \x01(\x10R\ttimestamp\x12\x1b\n" +
 	"\twriter_id\x18\x02 \x01(\tR\bwriterId\x12-\n" +
@@ -1006,16 +1130,16 @@ const file_storagepb_storage_proto_rawDesc = "" +
 	"\x06Intent\x12\x16\n" +
 	"\x12INTENT_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fINTENT_WRITE\x10\x01\x12\x11\n" +
-	"\rINTENT_REPAIR\x10\x02*w\n" +
+	"\rINTENT_REPAIR\x10\x02*\x8c\x01\n" +
 	"\x04Code\x12\v\n" +
 	"\aCODE_OK\x10\x00\x12\x14\n" +
 	"\x10CODE_UNAVAILABLE\x10\x01\x12\x10\n" +
 	"\fCODE_REFUSED\x10\x02\x12\x12\n" +
 	"\x0eCODE_DISK_FULL\x10\x03\x12\x10\n" +
 	"\fCODE_CORRUPT\x10\x04\x12\x14\n" +
-	"\x10CODE_LARGE_VALUE\x10\x052\xf7\x01\n" +
-	"\x0eStorageService\x12G\n" +
-	"\bExchange\x12\x18.pairdb.storage.v1.Batch\x1a\x1d.pairdb.storage.v1.BatchReply(\x010\x01\x12S\n" +
+	"\x10CODE_LARGE_VALUE\x10\x05\x12\x13\n" +
+	"\x0fCODE_STALE_RING\x10\x062\xae\x01\n" +
+	"\x0eStorageService\x12S\n" +
 	"\bDescribe\x12\".pairdb.storage.v1.DescribeRequest\x1a#.pairdb.storage.v1.DescribeResponse\x12G\n" +
 	"\x04Scan\x12\x1e.pairdb.storage.v1.ScanRequest\x1a\x1f.pairdb.storage.v1.ScanResponseB-Z+github.com/pairdb/coordinator/rpc/storagepbb\x06proto3"
 
@@ -1032,46 +1156,45 @@ func file_storagepb_storage_proto_rawDescGZIP() []byte {
 }
 
 var file_storagepb_storage_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_storagepb_storage_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_storagepb_storage_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_storagepb_storage_proto_goTypes = []any{
 	(Kind)(0),                // 0: pairdb.storage.v1.Kind
 	(Intent)(0),              // 1: pairdb.storage.v1.Intent
 	(Code)(0),                // 2: pairdb.storage.v1.Code
-	(*Batch)(nil),            // 3: pairdb.storage.v1.Batch
-	(*Operation)(nil),        // 4: pairdb.storage.v1.Operation
-	(*BatchReply)(nil),       // 5: pairdb.storage.v1.BatchReply
-	(*Reply)(nil),            // 6: pairdb.storage.v1.Reply
-	(*Version)(nil),          // 7: pairdb.storage.v1.Version
-	(*ClockEntry)(nil),       // 8: pairdb.storage.v1.ClockEntry
-	(*DescribeRequest)(nil),  // 9: pairdb.storage.v1.DescribeRequest
-	(*DescribeResponse)(nil), // 10: pairdb.storage.v1.DescribeResponse
-	(*Position)(nil),         // 11: pairdb.storage.v1.Position
-	(*ScanRequest)(nil),      // 12: pairdb.storage.v1.ScanRequest
-	(*ScanResponse)(nil),     // 13: pairdb.storage.v1.ScanResponse
-	(*ScanItem)(nil),         // 14: pairdb.storage.v1.ScanItem
+	(*Hello)(nil),            // 3: pairdb.storage.v1.Hello
+	(*Batch)(nil),            // 4: pairdb.storage.v1.Batch
+	(*Operation)(nil),        // 5: pairdb.storage.v1.Operation
+	(*BatchReply)(nil),       // 6: pairdb.storage.v1.BatchReply
+	(*Reply)(nil),            // 7: pairdb.storage.v1.Reply
+	(*Version)(nil),          // 8: pairdb.storage.v1.Version
+	(*ClockEntry)(nil),       // 9: pairdb.storage.v1.ClockEntry
+	(*DescribeRequest)(nil),  // 10: pairdb.storage.v1.DescribeRequest
+	(*DescribeResponse)(nil), // 11: pairdb.storage.v1.DescribeResponse
+	(*Position)(nil),         // 12: pairdb.storage.v1.Position
+	(*ScanRequest)(nil),      // 13: pairdb.storage.v1.ScanRequest
+	(*ScanResponse)(nil),     // 14: pairdb.storage.v1.ScanResponse
+	(*ScanItem)(nil),         // 15: pairdb.storage.v1.ScanItem
 }
 var file_storagepb_storage_proto_depIdxs = []int32{
-	4,  // 0: pairdb.storage.v1.Batch.operations:type_name -> pairdb.storage.v1.Operation
+	5,  // 0: pairdb.storage.v1.Batch.operations:type_name -> pairdb.storage.v1.Operation
 	0,  // 1: pairdb.storage.v1.Operation.kind:type_name -> pairdb.storage.v1.Kind
 	1,  // 2: pairdb.storage.v1.Operation.intent:type_name -> pairdb.storage.v1.Intent
-	7,  // 3: pairdb.storage.v1.Operation.version:type_name -> pairdb.storage.v1.Version
-	6,  // 4: pairdb.storage.v1.BatchReply.replies:type_name -> pairdb.storage.v1.Reply
+	8,  // 3: pairdb.storage.v1.Operation.version:type_name -> pairdb.storage.v1.Version
+	7,  // 4: pairdb.storage.v1.BatchReply.replies:type_name -> pairdb.storage.v1.Reply
 	2,  // 5: pairdb.storage.v1.Reply.code:type_name -> pairdb.storage.v1.Code
-	7,  // 6: pairdb.storage.v1.Reply.held:type_name -> pairdb.storage.v1.Version
-	8,  // 7: pairdb.storage.v1.Version.clock:type_name -> pairdb.storage.v1.ClockEntry
-	11, // 8: pairdb.storage.v1.ScanRequest.after:type_name -> pairdb.storage.v1.Position
-	14, // 9: pairdb.storage.v1.ScanResponse.items:type_name -> pairdb.storage.v1.ScanItem
-	11, // 10: pairdb.storage.v1.ScanResponse.next:type_name -> pairdb.storage.v1.Position
-	11, // 11: pairdb.storage.v1.ScanItem.position:type_name -> pairdb.storage.v1.Position
-	7,  // 12: pairdb.storage.v1.ScanItem.head:type_name -> pairdb.storage.v1.Version
-	3,  // 13: pairdb.storage.v1.StorageService.Exchange:input_type -> pairdb.storage.v1.Batch
-	9,  // 14: pairdb.storage.v1.StorageService.Describe:input_type -> pairdb.storage.v1.DescribeRequest
-	12, // 15: pairdb.storage.v1.StorageService.Scan:input_type -> pairdb.storage.v1.ScanRequest
-	5,  // 16: pairdb.storage.v1.StorageService.Exchange:output_type -> pairdb.storage.v1.BatchReply
-	10, // 17: pairdb.storage.v1.StorageService.Describe:output_type -> pairdb.storage.v1.DescribeResponse
-	13, // 18: pairdb.storage.v1.StorageService.Scan:output_type -> pairdb.storage.v1.ScanResponse
-	16, // [16:19] is the sub-list for method output_type
-	13, // [13:16] is the sub-list for method input_type
+	8,  // 6: pairdb.storage.v1.Reply.held:type_name -> pairdb.storage.v1.Version
+	9,  // 7: pairdb.storage.v1.Version.clock:type_name -> pairdb.storage.v1.ClockEntry
+	12, // 8: pairdb.storage.v1.ScanRequest.after:type_name -> pairdb.storage.v1.Position
+	15, // 9: pairdb.storage.v1.ScanResponse.items:type_name -> pairdb.storage.v1.ScanItem
+	12, // 10: pairdb.storage.v1.ScanResponse.next:type_name -> pairdb.storage.v1.Position
+	12, // 11: pairdb.storage.v1.ScanItem.position:type_name -> pairdb.storage.v1.Position
+	8,  // 12: pairdb.storage.v1.ScanItem.head:type_name -> pairdb.storage.v1.Version
+	10, // 13: pairdb.storage.v1.StorageService.Describe:input_type -> pairdb.storage.v1.DescribeRequest
+	13, // 14: pairdb.storage.v1.StorageService.Scan:input_type -> pairdb.storage.v1.ScanRequest
+	11, // 15: pairdb.storage.v1.StorageService.Describe:output_type -> pairdb.storage.v1.DescribeResponse
+	14, // 16: pairdb.storage.v1.StorageService.Scan:output_type -> pairdb.storage.v1.ScanResponse
+	15, // [15:17] is the sub-list for method output_type
+	13, // [13:15] is the sub-list for method input_type
 	13, // [13:13] is the sub-list for extension type_name
 	13, // [13:13] is the sub-list for extension extendee
 	0,  // [0:13] is the sub-list for field type_name
@@ -1088,7 +1211,7 @@ func file_storagepb_storage_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_storagepb_storage_proto_rawDesc), len(file_storagepb_storage_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   12,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

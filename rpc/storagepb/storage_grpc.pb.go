@@ -21,7 +21,6 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	StorageService_Exchange_FullMethodName = "/pairdb.storage.v1.StorageService/Exchange"
 	StorageService_Describe_FullMethodName = "/pairdb.storage.v1.StorageService/Describe"
 	StorageService_Scan_FullMethodName     = "/pairdb.storage.v1.StorageService/Scan"
 )
@@ -30,11 +29,6 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 type StorageServiceClient interface {
-	// Exchange carries the operations of a coordinator to the node and the
-	// replies back, many in a message. Each operation gets exactly one reply, in
-	// any order. A coordinator keeps one stream open for small values and another
-	// one, on its own connection, for large ones.
-	Exchange(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[Batch, BatchReply], error)
 	// Describe tells who the node is and how full.
 	Describe(ctx context.Context, in *DescribeRequest, opts ...grpc.CallOption) (*DescribeResponse, error)
 	// Scan lists keys in the order of their positions.
@@ -48,19 +42,6 @@ type storageServiceClient struct {
 func NewStorageServiceClient(cc grpc.ClientConnInterface) StorageServiceClient {
 	return &storageServiceClient{cc}
 }
-
-func (c *storageServiceClient) Exchange(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[Batch, BatchReply], error) {
-	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &StorageService_ServiceDesc.Streams[0], StorageService_Exchange_FullMethodName, cOpts...)
-	if err != nil {
-		return nil, err
-	}
-	x := &grpc.GenericClientStream[Batch, BatchReply]{ClientStream: stream}
-	return x, nil
-}
-
-// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type StorageService_ExchangeClient = grpc.BidiStreamingClient[Batch, BatchReply]
 
 func (c *storageServiceClient) Describe(ctx context.Context, in *DescribeRequest, opts ...grpc.CallOption) (*DescribeResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
@@ -86,11 +67,6 @@ func (c *storageServiceClient) Scan(ctx context.Context, in *ScanRequest, opts .
 // All implementations should embed UnimplementedStorageServiceServer
 // for forward compatibility.
 type StorageServiceServer interface {
-	// Exchange carries the operations of a coordinator to the node and the
-	// replies back, many in a message. Each operation gets exactly one reply, in
-	// any order. A coordinator keeps one stream open for small values and another
-	// one, on its own connection, for large ones.
-	Exchange(grpc.BidiStreamingServer[Batch, BatchReply]) error
 	// Describe tells who the node is and how full.
 	Describe(context.Context, *DescribeRequest) (*DescribeResponse, error)
 	// Scan lists keys in the order of their positions.
@@ -104,9 +80,6 @@ type StorageServiceServer interface {
 // pointer dereference when methods are called.
 type UnimplementedStorageServiceServer struct{}
 
-func (UnimplementedStorageServiceServer) Exchange(grpc.BidiStreamingServer[Batch, BatchReply]) error {
-	return status.Error(codes.Unimplemented, "method Exchange not implemented")
-}
 func (UnimplementedStorageServiceServer) Describe(context.Context, *DescribeRequest) (*DescribeResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Describe not implemented")
 }
@@ -132,13 +105,6 @@ func RegisterStorageServiceServer(s grpc.ServiceRegistrar, srv StorageServiceSer
 	}
 	s.RegisterService(&StorageService_ServiceDesc, srv)
 }
-
-func _StorageService_Exchange_Handler(srv interface{}, stream grpc.ServerStream) error {
-	return srv.(StorageServiceServer).Exchange(&grpc.GenericServerStream[Batch, BatchReply]{ServerStream: stream})
-}
-
-// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type StorageService_ExchangeServer = grpc.BidiStreamingServer[Batch, BatchReply]
 
 func _StorageService_Describe_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(DescribeRequest)
@@ -192,13 +158,6 @@ var StorageService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _StorageService_Scan_Handler,
 		},
 	},
-	Streams: []grpc.StreamDesc{
-		{
-			StreamName:    "Exchange",
-			Handler:       _StorageService_Exchange_Handler,
-			ServerStreams: true,
-			ClientStreams: true,
-		},
-	},
+	Streams:  []grpc.StreamDesc{},
 	Metadata: "storagepb/storage.proto",
 }
