@@ -31,6 +31,8 @@ type simRequest struct {
 	group          *effect
 	ttl            time.Duration
 	errand         errand      // of the simulator's own reads
+	view           *view       // that an errand begins with
+	tenant         Tenant      // likewise
 	done           func(error) // is told the end of an errand
 
 	called   int64 // in ticks, as all times of histories

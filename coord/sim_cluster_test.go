@@ -138,13 +138,14 @@ const (
 // addNode makes a storage node with an empty data directory.
 func (s *sim) addNode(id, uuid string) *simReplica {
 	n := &simReplica{
-		s: s, id: id, uuid: uuid, index: len(s.nodes), data: make([]simHeld, s.swarm.keys), floors: make([]int64, s.swarm.keys), clock: s.newClock(),
+		s: s, id: id, uuid: uuid, index: len(s.nodes), data: make([]simHeld, s.swarm.keys), floors: make([]int64, s.swarm.keys), dropped: make([]int64, s.swarm.keys), clock: s.newClock(),
 	}
-	n.start()
+	n.rate = n.clock.drift
 	s.nodes = append(s.nodes, n)
 	for _, c := range s.coordinators {
 		c.connect()
 	}
+	n.start()
 	return n
 }
 

@@ -181,7 +181,11 @@ func (s *sim) begin(c *simCoordinator, op *simRequest, level Level) (*simAttempt
 	a.floor = op.key.floor
 	a.deadline = s.now.add(s.swarm.timeout)
 	c.hedges.earn()
-	a.place(c.view)
+	if op.view != nil {
+		a.place(op.view, &op.tenant)
+	} else {
+		a.place(c.view, &c.tenants[op.key.tenantIndex])
+	}
 	if s.traced(a.key) {
 		s.note(a.key, "attempt %d on %s at %s, epoch %d: %s", a.serial, c.id, level, a.subject().epoch, op)
 	}
@@ -216,9 +220,8 @@ func (s *sim) begin(c *simCoordinator, op *simRequest, level Level) (*simAttempt
 }
 
 // place chooses and ranks the replicas as the driver does.
-func (a *simAttempt) place(v *view) {
+func (a *simAttempt) place(v *view, t *Tenant) {
 	s, k := a.s, a.key
-	t := &a.c.tenants[k.tenantIndex]
 	var down [maxTargets]error
 	p := &s.placement
 	v.place(p, t.ID, k.token, t.ReplicationFactor)
@@ -330,7 +333,7 @@ func (c *simCoordinator) finish(call *simCall) {
 		s.plan(c.pausedUntil, call)
 		return
 	}
-	if call.told.boot != 0 {
+	if call.told.boot == call.n.boot { // answers of an earlier life came over another connection
 		c.links[call.n.index].hear(call.told)
 	}
 	if call.then != nil {

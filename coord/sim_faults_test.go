@@ -207,7 +207,7 @@ func (s *sim) heal() {
 		c.clock = simClock{skew: s.around(10 * time.Millisecond)}
 		s.revive(c)
 		for _, l := range c.links {
-			l.downUntil, l.cutOut, l.cutBack = 0, 0, 0
+			l.downUntil, l.cutOut, l.cutBack, l.heard = 0, 0, 0, heard{}
 		}
 	}
 }

@@ -197,7 +197,7 @@ func (l *simLeader) page() {
 				keys = append(keys, k)
 			}
 		}
-		c.runErrands(errandCopy, keys, func(err error) {
+		c.runErrands(errandCopy, v, keys, func(err error) {
 			if err != nil {
 				l.rest(err)
 				return
@@ -250,7 +250,7 @@ func (l *simLeader) finish() {
 }
 
 // runErrands carries out one errand for each key, all at once.
-func (c *simCoordinator) runErrands(kind errand, keys []*simEntry, then func(error)) {
+func (c *simCoordinator) runErrands(kind errand, v *view, keys []*simEntry, then func(error)) {
 	var failure error
 	left := len(keys) + 1
 	done := func(err error) {
@@ -262,7 +262,7 @@ func (c *simCoordinator) runErrands(kind errand, keys []*simEntry, then func(err
 		}
 	}
 	for _, k := range keys {
-		r := &simRequest{s: c.s, key: k, kind: requestGet, level: Quorum, errand: kind, done: done}
+		r := &simRequest{s: c.s, key: k, kind: requestGet, level: Quorum, errand: kind, done: done, view: v, tenant: c.tenants[k.tenantIndex]}
 		r.running = 1
 		c.s.begin(c, r, Quorum)
 	}

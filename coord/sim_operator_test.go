@@ -220,7 +220,11 @@ func (s *sim) finishMigrations() {
 		s.settleAll()
 	}
 	for _, c := range s.coordinators {
-		c.refresh(nil)
+		c.refresh(func(error) {
+			for i := range c.tenants {
+				c.load(i, func(error) {})
+			}
+		})
 	}
 	s.settleAll()
 }

@@ -227,7 +227,8 @@ func (s *sim) checkAnswer(a *simAttempt) {
 }
 
 // checkHeld is P7: so many distinct replicas of the key, before and after a
-// change that is under way, hold at least what the level was told of.
+// change that is under way, hold at least what the level was told of, or have
+// held it until they were allowed to drop it.
 func (s *sim) checkHeld(a *simAttempt, h *Head) {
 	k := a.key
 	epoch := a.subject().epoch
@@ -237,7 +238,7 @@ func (s *sim) checkHeld(a *simAttempt, h *Head) {
 	places := s.replicasAt(k, epoch)
 	count := func(nodes []*simReplica) (n int) {
 		for _, r := range nodes {
-			if compareIdentity(&r.data[k.index].version.Head, h) >= 0 || r.floors[k.index] >= h.Timestamp {
+			if compareIdentity(&r.data[k.index].version.Head, h) >= 0 || r.dropped[k.index] >= h.Timestamp {
 				n++
 			}
 		}

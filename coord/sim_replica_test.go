@@ -25,10 +25,12 @@ type simReplica struct {
 	index       int
 	clock       simClock
 	data        []simHeld // by simEntry.index; durable
-	floors      []int64   // greatest timestamps dropped, likewise
+	floors      []int64   // what it answers as Floor, likewise
+	dropped     []int64   // greatest timestamps that it dropped for whatever reason
 	epoch       uint64    // the highest it knows; durable
 	told        *Topology // the newest it was told of; durable
 	boot        uint64    // counts its lives
+	rate        int64     // of its own clock: fast by so many parts in a million
 	bootedAt    instant
 	up          bool
 	dead        bool // for good
@@ -47,7 +49,7 @@ type simHeld struct {
 // elapsed is the node's own clock: it counts from its start and never falls.
 func (n *simReplica) elapsed() time.Duration {
 	d := time.Duration(n.s.now - n.bootedAt)
-	return d + d/1_000_000*time.Duration(n.clock.drift)
+	return d + d/1_000_000*time.Duration(n.rate)
 }
 
 // start begins another life.
@@ -55,6 +57,11 @@ func (n *simReplica) start() {
 	n.up = true
 	n.boot++
 	n.bootedAt = n.s.now
+	for _, c := range n.s.coordinators {
+		if n.s.healed || n.s.chance(0.8) { // it has noticed that the connection broke
+			c.links[n.index].heard = heard{}
+		}
+	}
 	for i := range n.data {
 		n.data[i].since = 0
 	}
@@ -155,6 +162,7 @@ func (n *simReplica) keep(call *simCall) {
 			if call.version.Tombstone || call.version.Expires != 0 {
 				n.floors[call.key.index] = max(n.floors[call.key.index], call.version.Timestamp)
 			}
+			n.dropped[call.key.index] = max(n.dropped[call.key.index], call.version.Timestamp)
 			*held = simHeld{}
 		}
 		call.held = Version{Head: held.version.Head}

@@ -175,7 +175,7 @@ func (a *simAttempt) resume() {
 		return
 	}
 	a.round++
-	a.place(c.view)
+	a.place(c.view, &c.tenants[a.key.tenantIndex])
 	if s.traced(a.key) {
 		s.note(a.key, "attempt %d goes on at epoch %d", a.serial, a.subject().epoch)
 	}
