@@ -28,7 +28,10 @@ type operationStream interface {
 }
 
 // frameStream is an operationStream on a connection.
-type frameStream struct{ *frames }
+type frameStream struct {
+	*frames
+	heard func() (boot, clock uint64) // of the node
+}
 
 func (s *frameStream) receive(batch *storagepb.Batch) error {
 	for {
@@ -43,7 +46,8 @@ func (s *frameStream) receive(batch *storagepb.Batch) error {
 			}
 			return nil
 		case framePing:
-			if err := s.sendText(framePong, ""); err != nil {
+			boot, clock := s.heard()
+			if err := s.frames.send(framePong, &storagepb.Hello{Clock: clock, Boot: boot}); err != nil {
 				return err
 			}
 		default:
@@ -175,7 +179,7 @@ func (x *exchange) finished(t *task) {
 // send writes replies to tasks, and releases them.
 func (x *exchange) send(tasks []*task) error {
 	x.replies.fill(tasks)
-	x.replies.batch.Clock, x.replies.batch.Boot = x.server.clock(), x.server.opts.Boot
+	x.replies.batch.Boot, x.replies.batch.Clock = x.server.heard()
 	err := x.stream.send(&x.replies.batch)
 	for i, t := range tasks {
 		x.replies.versions[i].clear()

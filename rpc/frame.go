@@ -46,7 +46,7 @@ const (
 	frameOperations = 2 // storagepb.Batch
 	frameReplies    = 3 // storagepb.BatchReply
 	framePing       = 4 // asks for a pong; empty
-	framePong       = 5 // empty
+	framePong       = 5 // storagepb.Hello, of the node's clock and life alone
 	frameBye        = 6 // the sender sends no more; a text says why
 )
 

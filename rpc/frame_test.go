@@ -226,7 +226,7 @@ func TestCorruptAnswerEndsTheConnection(t *testing.T) {
 	opts := StorageOptions{Address: node.address, Dial: dial}.withDefaults()
 	spoil = helloBytes(t, node.address) + headerBytes
 	done := make(ended, 10)
-	l := dialLink(&opts, linkBounds{calls: 8, bytes: 1 << 20, hungAfter: time.Second}, nil)
+	l := dialLink(&opts, new(nodeTime), linkBounds{calls: 8, bytes: 1 << 20, hungAfter: time.Second}, nil)
 	defer l.close()
 	eventually(t, "connected", func() bool { return l.unavailable() == nil })
 	before := replica.started.Load()
@@ -295,40 +295,6 @@ func TestStaleRingTellsTheEpoch(t *testing.T) {
 		t.Errorf("got %v, want the ring's epoch", err)
 	}
 	wantKind(t, err, true, false)
-}
-
-func TestClockAndBootAreHeardAndEchoed(t *testing.T) {
-	clock := time.Unix(1_700_000_000, 5)
-	server, err := NewStorageServer(StorageServerOptions{Replica: newMemoryReplica(), Boot: 7, Wall: func() time.Time { return clock }})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer server.Stop(testContext(t))
-	lis := listen(t)
-	go server.Serve(lis)
-	client, err := DialStorage(StorageOptions{Address: lis.Addr().String()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer client.Close()
-	eventually(t, "connected", func() bool { return client.Unavailable() == nil })
-	if heard, boot := client.Heard(); heard != clock.UnixNano() || boot != 7 {
-		t.Errorf("heard %d, boot %d", heard, boot)
-	}
-	// A message says what was known when the oldest call in it was queued.
-	l := &link{opts: &client.opts, bounds: linkBounds{calls: 8, bytes: 1 << 20}, wake: make(chan struct{}, 1), clock: 200, boot: 7, sweeping: true}
-	done := make(ended, 8)
-	if err := l.enqueue(readCall("a", time.Minute, done)); err != nil {
-		t.Fatal(err)
-	}
-	l.clock = 300
-	if err := l.enqueue(readCall("b", time.Minute, done)); err != nil {
-		t.Fatal(err)
-	}
-	m := new(outgoing)
-	if !l.gather(m) || m.len() != 2 || m.batch.Heard != 200 || m.batch.Boot != 7 {
-		t.Errorf("the message is %v", &m.batch)
-	}
 }
 
 // FuzzFrames reads whatever comes as frames, and those as messages.

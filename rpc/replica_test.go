@@ -20,6 +20,15 @@ type memoryReplica struct {
 	mu   sync.Mutex
 	held map[coord.Position]coord.Version
 	fail error // of every call
+	// epoch and topology are the last that Adopt was told.
+	epoch    uint64
+	topology []byte
+	floor    int64 // of every head and read
+	boot     uint64
+	clock    time.Duration
+	// callBoot and callHeard are those of the last apply or drop.
+	callBoot  uint64
+	callHeard time.Duration
 	// waiting are the calls that came while the replica was held.
 	waiting []*coord.Call
 	holding bool
@@ -86,7 +95,18 @@ func (r *memoryReplica) Do(c *coord.Call) {
 func (r *memoryReplica) answer(c *coord.Call) error {
 	at := coord.Position{Token: c.Token, Tenant: c.Tenant, Key: c.Key}
 	held := r.held[at]
-	if c.Kind == coord.CallApply {
+	if c.Epoch != 0 && c.Epoch < r.epoch {
+		return &coord.StaleRingError{Epoch: r.epoch}
+	}
+	switch c.Kind {
+	case coord.CallDrop:
+		r.callBoot, r.callHeard = c.Boot, c.Heard
+		if held.Head.Compare(&c.Version.Head) == 0 {
+			held = coord.Version{}
+			delete(r.held, at)
+		}
+	case coord.CallApply:
+		r.callBoot, r.callHeard = c.Boot, c.Heard
 		store, err := coord.Admit(&held.Head, &c.Version.Head, c.Intent, time.Now(), coord.DefaultMaxClockOffset)
 		if err != nil {
 			return err
@@ -96,7 +116,7 @@ func (r *memoryReplica) answer(c *coord.Call) error {
 			r.held[at] = held
 		}
 	}
-	c.Held = held
+	c.Held, c.Floor = held, r.floor
 	if c.Kind != coord.CallRead {
 		c.Held.Value = nil
 	}
@@ -119,7 +139,7 @@ func (r *memoryReplica) Scan(_ context.Context, req coord.ScanRequest) (coord.Sc
 	defer r.mu.Unlock()
 	var page coord.ScanPage
 	for at, v := range r.held {
-		if at.Tenant == req.Tenant && strings.HasPrefix(at.Key, req.Prefix) && (req.After == nil || at.Compare(*req.After) > 0) {
+		if (req.Tenant == "" || at.Tenant == req.Tenant) && req.Span.Contains(at.Token) && strings.HasPrefix(at.Key, req.Prefix) && (req.After == nil || at.Compare(*req.After) > 0) {
 			page.Items = append(page.Items, coord.ScanItem{Position: at, Head: v.Head})
 		}
 	}
@@ -129,6 +149,36 @@ func (r *memoryReplica) Scan(_ context.Context, req coord.ScanRequest) (coord.Sc
 		page.Next = &page.Items[req.Limit-1].Position
 	}
 	return page, nil
+}
+
+func (r *memoryReplica) Heard() (uint64, time.Duration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.boot, r.clock
+}
+
+func (r *memoryReplica) Adopt(_ context.Context, epoch uint64, topology []byte) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if epoch < r.epoch {
+		return &coord.StaleRingError{Epoch: r.epoch}
+	}
+	r.epoch, r.topology = epoch, slices.Clone(topology)
+	return nil
+}
+
+func (r *memoryReplica) Sums(_ context.Context, req coord.SumRequest) ([]coord.SpanSums, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	sums := make([]coord.SpanSums, len(req.Spans))
+	for i, span := range req.Spans {
+		for at, v := range r.held {
+			if span.Contains(at.Token) {
+				sums[i] = append(sums[i], coord.SpaceSum{Space: at.Tenant, Keys: 1, Sum: coord.VersionSum(at.Key, &v.Head)})
+			}
+		}
+	}
+	return sums, nil
 }
 
 func (r *memoryReplica) Close() error { return nil }

@@ -98,7 +98,7 @@ func TestUnconnectedNodeRefusesAtOnce(t *testing.T) {
 	if _, err := client.Describe(testContext(t)); !errors.Is(err, coord.ErrReplicaUnavailable) {
 		t.Errorf("describe: got %v", err)
 	}
-	if _, err := client.Scan(testContext(t), coord.ScanRequest{Tenant: "t", Limit: 1}); !errors.Is(err, coord.ErrReplicaUnavailable) {
+	if _, err := client.Scan(testContext(t), coord.ScanRequest{Span: ring.Everything(), Tenant: "t", Limit: 1}); !errors.Is(err, coord.ErrReplicaUnavailable) {
 		t.Errorf("scan: got %v", err)
 	}
 }
@@ -341,7 +341,7 @@ func TestScanPagesAreCut(t *testing.T) {
 	var after *coord.Position
 	seen, pages := 0, 0
 	for {
-		page, err := client.Scan(testContext(t), coord.ScanRequest{Tenant: "t", After: after, Limit: coord.MaxScanPage})
+		page, err := client.Scan(testContext(t), coord.ScanRequest{Span: ring.Everything(), Tenant: "t", After: after, Limit: coord.MaxScanPage})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -361,7 +361,7 @@ func TestScanPagesAreCut(t *testing.T) {
 	if seen != keys || pages < 2 {
 		t.Errorf("%d keys in %d pages, want %d in more than one", seen, pages, keys)
 	}
-	if _, err := client.Scan(testContext(t), coord.ScanRequest{Tenant: "t", Limit: 0}); err == nil {
+	if _, err := client.Scan(testContext(t), coord.ScanRequest{Span: ring.Everything(), Tenant: "t", Limit: 0}); err == nil {
 		t.Error("a scan of no keys was accepted")
 	}
 }

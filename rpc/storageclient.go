@@ -1,6 +1,7 @@
 package rpc
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"net"
@@ -92,6 +93,7 @@ const (
 // asked by gRPC.
 type StorageClient struct {
 	opts  StorageOptions
+	heard *nodeTime
 	small *link
 	large *link
 	conn  *grpc.ClientConn
@@ -108,11 +110,12 @@ func DialStorage(opts StorageOptions) (*StorageClient, error) {
 	if err != nil {
 		return nil, err
 	}
+	heard := new(nodeTime)
 	// A large value may take longer to cross the network than a small one.
-	large := dialLink(&opts, linkBounds{calls: opts.MaxLargeCalls, bytes: opts.MaxLargeBytes,
+	large := dialLink(&opts, heard, linkBounds{calls: opts.MaxLargeCalls, bytes: opts.MaxLargeBytes,
 		hungAfter: 10 * opts.HungAfter, large: true}, nil)
-	small := dialLink(&opts, linkBounds{calls: opts.MaxCalls, bytes: opts.MaxBytes, hungAfter: opts.HungAfter}, large.do)
-	return &StorageClient{opts: opts, small: small, large: large, conn: conn, stub: storagepb.NewStorageServiceClient(conn)}, nil
+	small := dialLink(&opts, heard, linkBounds{calls: opts.MaxCalls, bytes: opts.MaxBytes, hungAfter: opts.HungAfter}, large.do)
+	return &StorageClient{opts: opts, heard: heard, small: small, large: large, conn: conn, stub: storagepb.NewStorageServiceClient(conn)}, nil
 }
 
 func dialNode(opts *StorageOptions) (*grpc.ClientConn, error) {
@@ -170,7 +173,10 @@ func (c *StorageClient) Describe(ctx context.Context) (coord.NodeDescription, er
 		ID:               resp.Id,
 		UUID:             resp.Uuid,
 		Keys:             resp.Keys,
+		Bytes:            resp.Bytes,
 		DiskUsedFraction: resp.DiskUsedFraction,
+		Epoch:            resp.Epoch,
+		Topology:         bytes.Clone(resp.Topology),
 	}, nil
 }
 
@@ -183,9 +189,13 @@ func (c *StorageClient) Scan(ctx context.Context, req coord.ScanRequest) (coord.
 	}
 	resp, err := c.stub.Scan(ctx, &storagepb.ScanRequest{
 		Tenant: req.Tenant, Prefix: req.Prefix, After: positionMessage(req.After), Limit: uint32(req.Limit),
+		Epoch: req.Epoch, Span: spanMessage(req.Span), DeadFor: int64(req.DeadFor),
 	})
 	if err != nil {
 		return coord.ScanPage{}, unaryError(ctx, "scan "+c.opts.name(), err)
+	}
+	if err := staleRing(c.opts.name(), resp.StaleEpoch); err != nil {
+		return coord.ScanPage{}, err
 	}
 	page := coord.ScanPage{Items: make([]coord.ScanItem, len(resp.Items)), Next: position(resp.Next)}
 	shared := make(names)
@@ -213,7 +223,7 @@ func (c *StorageClient) Scan(ctx context.Context, req coord.ScanRequest) (coord.
 	return page, nil
 }
 
-// maxUnaryTime bounds Describe and Scan.
+// maxUnaryTime bounds what is asked by gRPC.
 const maxUnaryTime = 30 * time.Second
 
 // unaryError says what failed, without gRPC's own words around it.
@@ -224,10 +234,6 @@ func unaryError(ctx context.Context, what string, err error) error {
 	}
 	return &callError{text: what + ": " + status.Convert(err).Message(), kinds: kinds}
 }
-
-// Heard is what the node has last said of its wall clock, in nanoseconds since
-// 1970, and of its boot; zero where it has said nothing since it was connected.
-func (c *StorageClient) Heard() (clock int64, boot uint64) { return c.small.lastHeard() }
 
 // Close ends the connections; calls that are under way finish with
 // coord.ErrReplicaUnavailable.

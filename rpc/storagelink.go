@@ -40,6 +40,7 @@ type linkBounds struct {
 // is queued, and the sweep is a timer that is armed only while calls wait.
 type link struct {
 	opts         *StorageOptions
+	heard        *nodeTime // what comes in is noted there
 	bounds       linkBounds
 	onLargeValue func(*coord.Call) // takes a read whose value the small link does not carry
 
@@ -62,9 +63,7 @@ type link struct {
 	owed     int       // operations that were sent on this connection and not answered, even too late
 	waiting  time.Time // since when the node owes answers and has given none
 	hung     bool
-	probing  bool   // a probe is under way
-	clock    uint64 // the node's, as last heard on this connection
-	boot     uint64 // likewise
+	probing  bool // a probe is under way
 }
 
 type reason struct{ err error }
@@ -85,17 +84,17 @@ func ticketOf(id uint64) ticket { return ticket{uint32(id), uint32(id >> 32)} }
 type slot struct {
 	call       *coord.Call
 	deadline   time.Time
-	heard      uint64 // the link's clock when the call was queued
 	cost       int
 	generation uint32
 	sent       bool
 }
 
 // dialLink makes a link that begins to connect at once.
-func dialLink(opts *StorageOptions, bounds linkBounds, onLargeValue func(*coord.Call)) *link {
+func dialLink(opts *StorageOptions, heard *nodeTime, bounds linkBounds, onLargeValue func(*coord.Call)) *link {
 	ctx, cancel := context.WithCancel(context.Background())
 	l := &link{
 		opts:         opts,
+		heard:        heard,
 		bounds:       bounds,
 		onLargeValue: onLargeValue,
 		cancel:       cancel,
@@ -151,7 +150,7 @@ func (l *link) enqueue(call *coord.Call) error {
 		l.slots = append(l.slots, slot{})
 	}
 	s := &l.slots[at]
-	s.call, s.cost, s.sent, s.deadline, s.heard = call, cost, false, call.Deadline, l.clock
+	s.call, s.cost, s.sent, s.deadline = call, cost, false, call.Deadline
 	s.generation++
 	if s.deadline.IsZero() {
 		s.deadline = time.Now().Add(maxCallTime)
@@ -255,7 +254,7 @@ func (l *link) session(ctx context.Context) (lasted bool, err error) {
 func (l *link) connected(hello *storagepb.Hello) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.clock, l.boot = hello.Clock, hello.Boot
+	l.heard.hear(hello.Boot, hello.Clock)
 	if !l.closed {
 		l.down.Store(nil)
 	}
@@ -278,7 +277,6 @@ func (l *link) disconnected(cause error) {
 	l.queue = l.queue[:0]
 	l.owed = 0
 	l.hung, l.sending = false, false
-	l.clock, l.boot = 0, 0
 	down := unsent("%s: not connected: %v", l.opts.name(), cause)
 	if l.closed {
 		down = unsent("%s: the connection was closed here", l.opts.name())
@@ -295,13 +293,6 @@ func (l *link) disconnected(cause error) {
 			call.Finish(err)
 		}
 	}
-}
-
-// lastHeard is what the node has said of its clock and boot.
-func (l *link) lastHeard() (clock int64, boot uint64) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return int64(l.clock), l.boot
 }
 
 // send writes what is queued, as much at a time as has gathered, and now and
@@ -350,9 +341,6 @@ func (l *link) gather(m *outgoing) bool {
 				if m.len() > 0 && (size+s.cost > batchBytes || m.len() == batchOperations) {
 					break
 				}
-				if m.len() == 0 || s.heard < m.batch.Heard {
-					m.batch.Heard = s.heard
-				}
 				m.add(t.id(), s.call, left, l.bounds.large)
 				s.sent = true
 				size += s.cost
@@ -364,7 +352,6 @@ func (l *link) gather(m *outgoing) bool {
 	if l.owed == 0 {
 		l.waiting = now
 	}
-	m.batch.Boot = l.boot
 	l.owed += m.len()
 	l.sending = m.len() > 0
 	l.mu.Unlock()
@@ -377,6 +364,7 @@ func (l *link) receive(f *frames) error {
 	defer replies.ReturnToVTPool()
 	shared := make(names)
 	var calls []*coord.Call
+	var pong storagepb.Hello
 	for {
 		kind, payload, err := f.next()
 		switch {
@@ -389,6 +377,11 @@ func (l *link) receive(f *frames) error {
 		}
 		switch kind {
 		case framePong:
+			if err := pong.UnmarshalVTUnsafe(payload); err != nil {
+				return fmt.Errorf("%w: %w", errCorruptFrame, err)
+			}
+			l.heard.hear(pong.Boot, pong.Clock)
+			pong.Reset()
 			continue
 		case frameBye:
 			return &byeError{text(payload)}
@@ -400,6 +393,7 @@ func (l *link) receive(f *frames) error {
 		if err != nil {
 			return fmt.Errorf("%w: %w", errCorruptFrame, err)
 		}
+		l.heard.hear(replies.Boot, replies.Clock)
 		calls = l.answered(replies, calls[:0])
 		for i, call := range calls {
 			if call == nil {
@@ -424,7 +418,6 @@ func (l *link) answered(replies *storagepb.BatchReply, calls []*coord.Call) []*c
 		}
 		calls = append(calls, call)
 	}
-	l.clock, l.boot = replies.Clock, replies.Boot
 	l.owed = max(l.owed-len(replies.Replies), 0)
 	l.waiting = time.Now()
 	if l.hung {
@@ -445,7 +438,7 @@ func (l *link) finish(f *frames, shared names, call *coord.Call, r *storagepb.Re
 		return
 	}
 	err := errorOf(r)
-	call.Held = coord.Version{}
+	call.Held, call.Floor = coord.Version{}, r.Floor
 	if err == nil && r.Held != nil {
 		aliased, faulty := shared.version(&call.Held, r.Held)
 		if aliased {
@@ -575,8 +568,15 @@ func (m *outgoing) add(id uint64, call *coord.Call, left time.Duration, acceptLa
 	op.TimeoutMs = uint32(min(max(left.Milliseconds(), 1), maxCallTime.Milliseconds()))
 	op.AcceptLarge = acceptLarge
 	op.Version = nil
-	if call.Kind == coord.CallApply {
+	op.Boot, op.Heard = 0, 0
+	switch call.Kind {
+	case coord.CallApply:
 		op.Version = m.versions[n].set(&call.Version.Head, call.Version.Value)
+	case coord.CallDrop:
+		op.Version = m.versions[n].set(&call.Version.Head, nil)
+	}
+	if op.Version != nil {
+		op.Boot, op.Heard = call.Boot, uint64(call.Heard)
 	}
 	m.batch.Operations = m.operations[:n+1]
 }

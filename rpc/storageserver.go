@@ -46,11 +46,6 @@ type StorageServerOptions struct {
 	MaxBytes      int
 	// MaxScans bounds the scans that run at once [4]; others wait.
 	MaxScans int
-
-	// Boot counts the starts of the node; it is told with every message [not told].
-	Boot uint64
-	// Wall is the node's clock, which is told with every message [time.Now].
-	Wall func() time.Time
 }
 
 func (o StorageServerOptions) withDefaults() (StorageServerOptions, error) {
@@ -58,9 +53,6 @@ func (o StorageServerOptions) withDefaults() (StorageServerOptions, error) {
 	setDefault(&o.MaxOperations, 8192)
 	setDefault(&o.MaxBytes, 32<<20)
 	setDefault(&o.MaxScans, 4)
-	if o.Wall == nil {
-		o.Wall = time.Now
-	}
 	var faults []error
 	if o.Replica == nil {
 		faults = append(faults, errors.New("no replica"))
@@ -201,7 +193,7 @@ func (s *StorageServer) exchange(ctx context.Context, conn net.Conn) {
 	if err != nil {
 		return // the coordinator was told, or is gone
 	}
-	if err := newExchange(s, &frameStream{f}).run(ctx); err != nil {
+	if err := newExchange(s, &frameStream{f, s.heard}).run(ctx); err != nil {
 		_ = f.refuse(err)
 	}
 }
@@ -217,11 +209,15 @@ func (s *StorageServer) hello() (*storagepb.Hello, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &storagepb.Hello{Id: d.ID, Uuid: d.UUID, Clock: s.clock(), Boot: s.opts.Boot}, nil
+	boot, clock := s.heard()
+	return &storagepb.Hello{Id: d.ID, Uuid: d.UUID, Clock: clock, Boot: boot}, nil
 }
 
-// clock is what the node says of its clock.
-func (s *StorageServer) clock() uint64 { return uint64(s.opts.Wall().UnixNano()) }
+// heard is what the node says of its life and its clock.
+func (s *StorageServer) heard() (boot, clock uint64) {
+	boot, now := s.opts.Replica.Heard()
+	return boot, uint64(now)
+}
 
 func (s *StorageServer) isStopping() bool {
 	select {
@@ -248,7 +244,10 @@ func (s *storageService) Describe(ctx context.Context, _ *storagepb.DescribeRequ
 	if err != nil {
 		return nil, unaryStatus(err)
 	}
-	return &storagepb.DescribeResponse{Id: d.ID, Uuid: d.UUID, Keys: d.Keys, DiskUsedFraction: d.DiskUsedFraction}, nil
+	return &storagepb.DescribeResponse{
+		Id: d.ID, Uuid: d.UUID, Keys: d.Keys, Bytes: d.Bytes, DiskUsedFraction: d.DiskUsedFraction,
+		Epoch: d.Epoch, Topology: d.Topology,
+	}, nil
 }
 
 // Scan lists a page of keys, cut where it would be too large a message.
@@ -258,18 +257,19 @@ func (s *storageService) Scan(ctx context.Context, req *storagepb.ScanRequest) (
 	}
 	ctx, cancel := context.WithTimeout(ctx, maxUnaryTime)
 	defer cancel()
-	select {
-	case s.server.scans <- struct{}{}:
-		defer func() { <-s.server.scans }()
-	case <-s.server.stopping:
-		return nil, errStopping
-	case <-ctx.Done():
-		return nil, status.FromContextError(ctx.Err()).Err()
+	end, err := s.server.beginScan(ctx)
+	if err != nil {
+		return nil, err
 	}
+	defer end()
 	page, err := s.server.opts.Replica.Scan(ctx, coord.ScanRequest{
-		Tenant: req.Tenant, Prefix: req.Prefix, After: position(req.After), Limit: int(req.Limit),
+		Epoch: req.Epoch, Span: spanOf(req.Span), Tenant: req.Tenant, Prefix: req.Prefix,
+		After: position(req.After), DeadFor: time.Duration(req.DeadFor), Limit: int(req.Limit),
 	})
 	if err != nil {
+		if epoch := epochOf(err); epoch != 0 {
+			return &storagepb.ScanResponse{StaleEpoch: epoch}, nil
+		}
 		return nil, unaryStatus(err)
 	}
 	resp := &storagepb.ScanResponse{Items: make([]*storagepb.ScanItem, 0, len(page.Items)), Next: positionMessage(page.Next)}
@@ -338,15 +338,15 @@ func (s *StorageServer) release(t *task) {
 func (t *task) request(op *storagepb.Operation, shared names, now time.Time) (aliased bool, err error) {
 	c := &t.call
 	switch op.Kind {
-	case storagepb.Kind_KIND_HEAD, storagepb.Kind_KIND_READ, storagepb.Kind_KIND_APPLY:
+	case storagepb.Kind_KIND_HEAD, storagepb.Kind_KIND_READ, storagepb.Kind_KIND_APPLY, storagepb.Kind_KIND_DROP:
 		c.Kind = coord.CallKind(op.Kind)
 	default:
 		return false, fmt.Errorf("%w: operation %d is unknown", coord.ErrReplicaRefused, op.Kind)
 	}
 	switch {
-	case len(op.Tenant) > MaxTenantBytes || len(op.Key) > MaxKeyBytes:
+	case len(op.Tenant) > maxSpaceBytes || len(op.Key) > MaxKeyBytes:
 		return false, fmt.Errorf("%w: tenant has %d bytes, key %d, want at most %d and %d",
-			coord.ErrReplicaRefused, len(op.Tenant), len(op.Key), MaxTenantBytes, MaxKeyBytes)
+			coord.ErrReplicaRefused, len(op.Tenant), len(op.Key), maxSpaceBytes, MaxKeyBytes)
 	case op.TimeoutMs == 0:
 		return false, fmt.Errorf("%w: no time to do it", coord.ErrReplicaRefused)
 	}
@@ -355,16 +355,19 @@ func (t *task) request(op *storagepb.Operation, shared names, now time.Time) (al
 	c.Token = ring.Token(op.Token)
 	c.Epoch = op.Epoch
 	c.Deadline = now.Add(min(time.Duration(op.TimeoutMs)*time.Millisecond, maxCallTime))
-	if c.Kind != coord.CallApply {
+	if c.Kind != coord.CallApply && c.Kind != coord.CallDrop {
 		return false, nil
 	}
-	if op.Intent != storagepb.Intent_INTENT_WRITE && op.Intent != storagepb.Intent_INTENT_REPAIR {
-		return false, fmt.Errorf("%w: intent %d is unknown", coord.ErrReplicaRefused, op.Intent)
-	}
 	if op.Version == nil {
-		return false, fmt.Errorf("%w: no version to apply", coord.ErrReplicaRefused)
+		return false, fmt.Errorf("%w: no version to %s", coord.ErrReplicaRefused, c.Kind)
 	}
-	c.Intent = coord.Intent(op.Intent)
+	c.Boot, c.Heard = op.Boot, time.Duration(op.Heard)
+	if c.Kind == coord.CallApply {
+		if op.Intent != storagepb.Intent_INTENT_WRITE && op.Intent != storagepb.Intent_INTENT_REPAIR {
+			return false, fmt.Errorf("%w: intent %d is unknown", coord.ErrReplicaRefused, op.Intent)
+		}
+		c.Intent = coord.Intent(op.Intent)
+	}
 	aliased, err = shared.version(&c.Version, op.Version)
 	if err != nil {
 		return false, fmt.Errorf("%w: %w", coord.ErrReplicaRefused, err)
@@ -377,11 +380,12 @@ func (t *task) reply(m *storagepb.Reply, version *outbound) {
 	m.Id = t.id
 	m.Held = nil
 	m.Code, m.Text = codeOf(t.err)
-	m.Epoch = 0
+	m.Epoch, m.Floor = 0, 0
 	if t.err != nil {
 		m.Epoch = epochOf(t.err)
 		return
 	}
+	m.Floor = t.call.Floor
 	held := &t.call.Held
 	switch {
 	case !held.Exists():

@@ -33,6 +33,9 @@ const (
 	maxErrorText = 512
 )
 
+// maxSpaceBytes bounds a tenant's space.
+const maxSpaceBytes = MaxTenantBytes + coord.MaxSpaceBytes
+
 // maxIDBytes bounds the ids of coordinators, in bytes.
 const maxIDBytes = 256
 
@@ -68,12 +71,14 @@ func (n names) version(v *coord.Version, m *storagepb.Version) (aliased bool, er
 		return false, fmt.Errorf("%w: clock has %d entries, want at most %d", coord.ErrCorrupt, len(m.Clock), coord.MaxClockEntries)
 	case m.Tombstone && len(m.Value) > 0:
 		return false, fmt.Errorf("%w: tombstone has a value of %d bytes, want none", coord.ErrCorrupt, len(m.Value))
+	case m.Expires != 0 && (m.Expires <= m.Timestamp || m.Tombstone):
+		return false, fmt.Errorf("%w: version expires at %d, written at %d, tombstone %t", coord.ErrCorrupt, m.Expires, m.Timestamp, m.Tombstone)
 	case len(m.Value) > MaxValueBytes:
 		return false, fmt.Errorf("%w: value is %d bytes, want at most %d", coord.ErrCorrupt, len(m.Value), MaxValueBytes)
 	}
 	v.Timestamp = m.Timestamp
 	v.Writer = coord.Writer{ID: n.keep(m.WriterId), Incarnation: m.WriterIncarnation}
-	v.Tombstone = m.Tombstone
+	v.Tombstone, v.Expires = m.Tombstone, m.Expires
 	v.Clock = nil
 	if len(m.Clock) > 0 {
 		v.Clock = make(coord.Clock, len(m.Clock))
@@ -114,7 +119,7 @@ func (o *outbound) set(h *coord.Head, value []byte) *storagepb.Version {
 	o.version.WriterId = h.Writer.ID
 	o.version.WriterIncarnation = h.Writer.Incarnation
 	o.version.Clock = o.entries[:len(h.Clock)]
-	o.version.Tombstone = h.Tombstone
+	o.version.Tombstone, o.version.Expires = h.Tombstone, h.Expires
 	o.version.Value = value
 	return &o.version
 }

@@ -30,6 +30,7 @@ const (
 	Kind_KIND_HEAD        Kind = 1 // what is held for the key, without the value
 	Kind_KIND_READ        Kind = 2 // the whole version
 	Kind_KIND_APPLY       Kind = 3 // keep the version if it is greater than the one held
+	Kind_KIND_DROP        Kind = 4 // forget the key if the version is the one held
 )
 
 // Enum value maps for Kind.
@@ -39,12 +40,14 @@ var (
 		1: "KIND_HEAD",
 		2: "KIND_READ",
 		3: "KIND_APPLY",
+		4: "KIND_DROP",
 	}
 	Kind_value = map[string]int32{
 		"KIND_UNSPECIFIED": 0,
 		"KIND_HEAD":        1,
 		"KIND_READ":        2,
 		"KIND_APPLY":       3,
+		"KIND_DROP":        4,
 	}
 )
 
@@ -185,7 +188,8 @@ func (Code) EnumDescriptor() ([]byte, []int) {
 	return file_storagepb_storage_proto_rawDescGZIP(), []int{2}
 }
 
-// Hello is the first that a node says on a connection.
+// Hello is the first that a node says on a connection. It says it again, without
+// id and uuid, as the answer to a ping.
 type Hello struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -255,12 +259,8 @@ func (x *Hello) GetBoot() uint64 {
 }
 
 type Batch struct {
-	state      protoimpl.MessageState `protogen:"open.v1"`
-	Operations []*Operation           `protobuf:"bytes,1,rep,name=operations,proto3" json:"operations,omitempty"`
-	// What the node had said of its clock and boot when the oldest of the
-	// operations was queued for it; 0 where it said nothing.
-	Heard         uint64 `protobuf:"fixed64,2,opt,name=heard,proto3" json:"heard,omitempty"`
-	Boot          uint64 `protobuf:"varint,3,opt,name=boot,proto3" json:"boot,omitempty"`
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Operations    []*Operation           `protobuf:"bytes,1,rep,name=operations,proto3" json:"operations,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -302,32 +302,22 @@ func (x *Batch) GetOperations() []*Operation {
 	return nil
 }
 
-func (x *Batch) GetHeard() uint64 {
-	if x != nil {
-		return x.Heard
-	}
-	return 0
-}
-
-func (x *Batch) GetBoot() uint64 {
-	if x != nil {
-		return x.Boot
-	}
-	return 0
-}
-
 type Operation struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"` // chosen by the sender; the reply carries it
-	Kind          Kind                   `protobuf:"varint,2,opt,name=kind,proto3,enum=pairdb.storage.v1.Kind" json:"kind,omitempty"`
-	Tenant        string                 `protobuf:"bytes,3,opt,name=tenant,proto3" json:"tenant,omitempty"`
-	Key           string                 `protobuf:"bytes,4,opt,name=key,proto3" json:"key,omitempty"`
-	Token         uint64                 `protobuf:"fixed64,5,opt,name=token,proto3" json:"token,omitempty"`                                // of tenant and key
-	Epoch         uint64                 `protobuf:"varint,6,opt,name=epoch,proto3" json:"epoch,omitempty"`                                 // of the ring that chose the node
-	Intent        Intent                 `protobuf:"varint,7,opt,name=intent,proto3,enum=pairdb.storage.v1.Intent" json:"intent,omitempty"` // of an apply
-	TimeoutMs     uint32                 `protobuf:"varint,8,opt,name=timeout_ms,json=timeoutMs,proto3" json:"timeout_ms,omitempty"`        // from its arrival; after that the node may drop it. At least 1
-	Version       *Version               `protobuf:"bytes,9,opt,name=version,proto3" json:"version,omitempty"`                              // of an apply
-	AcceptLarge   bool                   `protobuf:"varint,10,opt,name=accept_large,json=acceptLarge,proto3" json:"accept_large,omitempty"` // a read's reply may hold a large value; else it is LARGE_VALUE
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Id          uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"` // chosen by the sender; the reply carries it
+	Kind        Kind                   `protobuf:"varint,2,opt,name=kind,proto3,enum=pairdb.storage.v1.Kind" json:"kind,omitempty"`
+	Tenant      string                 `protobuf:"bytes,3,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	Key         string                 `protobuf:"bytes,4,opt,name=key,proto3" json:"key,omitempty"`
+	Token       uint64                 `protobuf:"fixed64,5,opt,name=token,proto3" json:"token,omitempty"`                                // of tenant and key
+	Epoch       uint64                 `protobuf:"varint,6,opt,name=epoch,proto3" json:"epoch,omitempty"`                                 // of the ring that chose the node; 0 is not checked
+	Intent      Intent                 `protobuf:"varint,7,opt,name=intent,proto3,enum=pairdb.storage.v1.Intent" json:"intent,omitempty"` // of an apply
+	TimeoutMs   uint32                 `protobuf:"varint,8,opt,name=timeout_ms,json=timeoutMs,proto3" json:"timeout_ms,omitempty"`        // from its arrival; after that the node may drop it. At least 1
+	Version     *Version               `protobuf:"bytes,9,opt,name=version,proto3" json:"version,omitempty"`                              // of an apply; of a drop, without its value
+	AcceptLarge bool                   `protobuf:"varint,10,opt,name=accept_large,json=acceptLarge,proto3" json:"accept_large,omitempty"` // a read's reply may hold a large value; else it is LARGE_VALUE
+	// What the node said of its clock and life before the version of an apply or
+	// drop was decided on. Boot 0: unknown, and not checked.
+	Heard         uint64 `protobuf:"fixed64,11,opt,name=heard,proto3" json:"heard,omitempty"` // nanoseconds
+	Boot          uint64 `protobuf:"varint,12,opt,name=boot,proto3" json:"boot,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -432,11 +422,25 @@ func (x *Operation) GetAcceptLarge() bool {
 	return false
 }
 
+func (x *Operation) GetHeard() uint64 {
+	if x != nil {
+		return x.Heard
+	}
+	return 0
+}
+
+func (x *Operation) GetBoot() uint64 {
+	if x != nil {
+		return x.Boot
+	}
+	return 0
+}
+
 type BatchReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Replies       []*Reply               `protobuf:"bytes,1,rep,name=replies,proto3" json:"replies,omitempty"`
-	Clock         uint64                 `protobuf:"fixed64,2,opt,name=clock,proto3" json:"clock,omitempty"` // the node's wall clock, in nanoseconds since 1970
-	Boot          uint64                 `protobuf:"varint,3,opt,name=boot,proto3" json:"boot,omitempty"`    // counts the starts of the node; 0 where it does not count
+	Clock         uint64                 `protobuf:"fixed64,2,opt,name=clock,proto3" json:"clock,omitempty"` // the node's own clock: nanoseconds since it started
+	Boot          uint64                 `protobuf:"varint,3,opt,name=boot,proto3" json:"boot,omitempty"`    // counts the starts of the node, from 1
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -496,9 +500,10 @@ type Reply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
 	Code          Code                   `protobuf:"varint,2,opt,name=code,proto3,enum=pairdb.storage.v1.Code" json:"code,omitempty"`
-	Text          string                 `protobuf:"bytes,3,opt,name=text,proto3" json:"text,omitempty"`    // what went wrong, where code is not OK
-	Held          *Version               `protobuf:"bytes,4,opt,name=held,proto3" json:"held,omitempty"`    // what the node holds now; absent where it holds nothing for the key
-	Epoch         uint64                 `protobuf:"varint,5,opt,name=epoch,proto3" json:"epoch,omitempty"` // the node's, where code is STALE_RING
+	Text          string                 `protobuf:"bytes,3,opt,name=text,proto3" json:"text,omitempty"`     // what went wrong, where code is not OK
+	Held          *Version               `protobuf:"bytes,4,opt,name=held,proto3" json:"held,omitempty"`     // what the node holds now; absent where it holds nothing for the key
+	Epoch         uint64                 `protobuf:"varint,5,opt,name=epoch,proto3" json:"epoch,omitempty"`  // the node's, where code is STALE_RING
+	Floor         int64                  `protobuf:"fixed64,6,opt,name=floor,proto3" json:"floor,omitempty"` // of a head or read: a new version's timestamp must be above it
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -568,6 +573,13 @@ func (x *Reply) GetEpoch() uint64 {
 	return 0
 }
 
+func (x *Reply) GetFloor() int64 {
+	if x != nil {
+		return x.Floor
+	}
+	return 0
+}
+
 type Version struct {
 	state             protoimpl.MessageState `protogen:"open.v1"`
 	Timestamp         int64                  `protobuf:"fixed64,1,opt,name=timestamp,proto3" json:"timestamp,omitempty"` // nanoseconds since 1970, never 0
@@ -576,6 +588,7 @@ type Version struct {
 	Clock             []*ClockEntry          `protobuf:"bytes,4,rep,name=clock,proto3" json:"clock,omitempty"` // sorted by id
 	Tombstone         bool                   `protobuf:"varint,5,opt,name=tombstone,proto3" json:"tombstone,omitempty"`
 	Value             []byte                 `protobuf:"bytes,6,opt,name=value,proto3" json:"value,omitempty"`
+	Expires           int64                  `protobuf:"fixed64,7,opt,name=expires,proto3" json:"expires,omitempty"` // nanoseconds since 1970, 0: never
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
 }
@@ -650,6 +663,13 @@ func (x *Version) GetValue() []byte {
 		return x.Value
 	}
 	return nil
+}
+
+func (x *Version) GetExpires() int64 {
+	if x != nil {
+		return x.Expires
+	}
+	return 0
 }
 
 type ClockEntry struct {
@@ -754,6 +774,9 @@ type DescribeResponse struct {
 	Uuid             string                 `protobuf:"bytes,2,opt,name=uuid,proto3" json:"uuid,omitempty"`  // made when the data directory was
 	Keys             int64                  `protobuf:"varint,3,opt,name=keys,proto3" json:"keys,omitempty"` // estimate, tombstones included
 	DiskUsedFraction float64                `protobuf:"fixed64,4,opt,name=disk_used_fraction,json=diskUsedFraction,proto3" json:"disk_used_fraction,omitempty"`
+	Bytes            int64                  `protobuf:"varint,5,opt,name=bytes,proto3" json:"bytes,omitempty"`      // estimate
+	Epoch            uint64                 `protobuf:"varint,6,opt,name=epoch,proto3" json:"epoch,omitempty"`      // the highest that the node knows
+	Topology         []byte                 `protobuf:"bytes,7,opt,name=topology,proto3" json:"topology,omitempty"` // the newest that the node was told of
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
@@ -814,6 +837,27 @@ func (x *DescribeResponse) GetDiskUsedFraction() float64 {
 		return x.DiskUsedFraction
 	}
 	return 0
+}
+
+func (x *DescribeResponse) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *DescribeResponse) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *DescribeResponse) GetTopology() []byte {
+	if x != nil {
+		return x.Topology
+	}
+	return nil
 }
 
 type Position struct {
@@ -878,10 +922,13 @@ func (x *Position) GetKey() string {
 
 type ScanRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Tenant        string                 `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	Tenant        string                 `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"` // a space; empty: of all
 	Prefix        string                 `protobuf:"bytes,2,opt,name=prefix,proto3" json:"prefix,omitempty"`
-	After         *Position              `protobuf:"bytes,3,opt,name=after,proto3" json:"after,omitempty"`  // absent: from the start
-	Limit         uint32                 `protobuf:"varint,4,opt,name=limit,proto3" json:"limit,omitempty"` // at most so many keys, 1 to 10000
+	After         *Position              `protobuf:"bytes,3,opt,name=after,proto3" json:"after,omitempty"`                     // absent: from the start
+	Limit         uint32                 `protobuf:"varint,4,opt,name=limit,proto3" json:"limit,omitempty"`                    // at most so many keys, 1 to 10000
+	Epoch         uint64                 `protobuf:"varint,5,opt,name=epoch,proto3" json:"epoch,omitempty"`                    // as in Operation
+	Span          *Span                  `protobuf:"bytes,6,opt,name=span,proto3" json:"span,omitempty"`                       // absent: of all tokens
+	DeadFor       int64                  `protobuf:"varint,7,opt,name=dead_for,json=deadFor,proto3" json:"dead_for,omitempty"` // nanoseconds; not 0: only what has been dead for so long
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -944,17 +991,91 @@ func (x *ScanRequest) GetLimit() uint32 {
 	return 0
 }
 
+func (x *ScanRequest) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *ScanRequest) GetSpan() *Span {
+	if x != nil {
+		return x.Span
+	}
+	return nil
+}
+
+func (x *ScanRequest) GetDeadFor() int64 {
+	if x != nil {
+		return x.DeadFor
+	}
+	return 0
+}
+
+type Span struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	First         uint64                 `protobuf:"fixed64,1,opt,name=first,proto3" json:"first,omitempty"`
+	Last          uint64                 `protobuf:"fixed64,2,opt,name=last,proto3" json:"last,omitempty"` // included
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Span) Reset() {
+	*x = Span{}
+	mi := &file_storagepb_storage_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Span) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Span) ProtoMessage() {}
+
+func (x *Span) ProtoReflect() protoreflect.Message {
+	mi := &file_storagepb_storage_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Span.ProtoReflect.Descriptor instead.
+func (*Span) Descriptor() ([]byte, []int) {
+	return file_storagepb_storage_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *Span) GetFirst() uint64 {
+	if x != nil {
+		return x.First
+	}
+	return 0
+}
+
+func (x *Span) GetLast() uint64 {
+	if x != nil {
+		return x.Last
+	}
+	return 0
+}
+
 type ScanResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Items         []*ScanItem            `protobuf:"bytes,1,rep,name=items,proto3" json:"items,omitempty"` // perhaps none, even before the end
-	Next          *Position              `protobuf:"bytes,2,opt,name=next,proto3" json:"next,omitempty"`   // where to go on, absent at the end
+	Items         []*ScanItem            `protobuf:"bytes,1,rep,name=items,proto3" json:"items,omitempty"`                              // perhaps none, even before the end
+	Next          *Position              `protobuf:"bytes,2,opt,name=next,proto3" json:"next,omitempty"`                                // where to go on, absent at the end
+	StaleEpoch    uint64                 `protobuf:"varint,3,opt,name=stale_epoch,json=staleEpoch,proto3" json:"stale_epoch,omitempty"` // not 0: refused, the request's epoch is below this, the node's
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ScanResponse) Reset() {
 	*x = ScanResponse{}
-	mi := &file_storagepb_storage_proto_msgTypes[11]
+	mi := &file_storagepb_storage_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -966,7 +1087,7 @@ func (x *ScanResponse) String() string {
 func (*ScanResponse) ProtoMessage() {}
 
 func (x *ScanResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_storagepb_storage_proto_msgTypes[11]
+	mi := &file_storagepb_storage_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -979,7 +1100,7 @@ func (x *ScanResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScanResponse.ProtoReflect.Descriptor instead.
 func (*ScanResponse) Descriptor() ([]byte, []int) {
-	return file_storagepb_storage_proto_rawDescGZIP(), []int{11}
+	return file_storagepb_storage_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ScanResponse) GetItems() []*ScanItem {
@@ -996,6 +1117,13 @@ func (x *ScanResponse) GetNext() *Position {
 	return nil
 }
 
+func (x *ScanResponse) GetStaleEpoch() uint64 {
+	if x != nil {
+		return x.StaleEpoch
+	}
+	return 0
+}
+
 type ScanItem struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Position      *Position              `protobuf:"bytes,1,opt,name=position,proto3" json:"position,omitempty"`
@@ -1006,7 +1134,7 @@ type ScanItem struct {
 
 func (x *ScanItem) Reset() {
 	*x = ScanItem{}
-	mi := &file_storagepb_storage_proto_msgTypes[12]
+	mi := &file_storagepb_storage_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1018,7 +1146,7 @@ func (x *ScanItem) String() string {
 func (*ScanItem) ProtoMessage() {}
 
 func (x *ScanItem) ProtoReflect() protoreflect.Message {
-	mi := &file_storagepb_storage_proto_msgTypes[12]
+	mi := &file_storagepb_storage_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1031,7 +1159,7 @@ func (x *ScanItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScanItem.ProtoReflect.Descriptor instead.
 func (*ScanItem) Descriptor() ([]byte, []int) {
-	return file_storagepb_storage_proto_rawDescGZIP(), []int{12}
+	return file_storagepb_storage_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ScanItem) GetPosition() *Position {
@@ -1048,6 +1176,283 @@ func (x *ScanItem) GetHead() *Version {
 	return nil
 }
 
+type SumsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Epoch         uint64                 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"` // as in Operation
+	Spans         []*Span                `protobuf:"bytes,2,rep,name=spans,proto3" json:"spans,omitempty"`  // at most 4096
+	Space         string                 `protobuf:"bytes,3,opt,name=space,proto3" json:"space,omitempty"`  // empty: of all
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SumsRequest) Reset() {
+	*x = SumsRequest{}
+	mi := &file_storagepb_storage_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SumsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SumsRequest) ProtoMessage() {}
+
+func (x *SumsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_storagepb_storage_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SumsRequest.ProtoReflect.Descriptor instead.
+func (*SumsRequest) Descriptor() ([]byte, []int) {
+	return file_storagepb_storage_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *SumsRequest) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *SumsRequest) GetSpans() []*Span {
+	if x != nil {
+		return x.Spans
+	}
+	return nil
+}
+
+func (x *SumsRequest) GetSpace() string {
+	if x != nil {
+		return x.Space
+	}
+	return ""
+}
+
+type SumsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Spaces        []string               `protobuf:"bytes,1,rep,name=spaces,proto3" json:"spaces,omitempty"`                            // that the sums name by their index
+	Sums          []*SpanSums            `protobuf:"bytes,2,rep,name=sums,proto3" json:"sums,omitempty"`                                // of each span, in their order
+	StaleEpoch    uint64                 `protobuf:"varint,3,opt,name=stale_epoch,json=staleEpoch,proto3" json:"stale_epoch,omitempty"` // as in ScanResponse
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SumsResponse) Reset() {
+	*x = SumsResponse{}
+	mi := &file_storagepb_storage_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SumsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SumsResponse) ProtoMessage() {}
+
+func (x *SumsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_storagepb_storage_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SumsResponse.ProtoReflect.Descriptor instead.
+func (*SumsResponse) Descriptor() ([]byte, []int) {
+	return file_storagepb_storage_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *SumsResponse) GetSpaces() []string {
+	if x != nil {
+		return x.Spaces
+	}
+	return nil
+}
+
+func (x *SumsResponse) GetSums() []*SpanSums {
+	if x != nil {
+		return x.Sums
+	}
+	return nil
+}
+
+func (x *SumsResponse) GetStaleEpoch() uint64 {
+	if x != nil {
+		return x.StaleEpoch
+	}
+	return 0
+}
+
+// SpanSums has an element of each list for each space that has keys in the span.
+type SpanSums struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Space         []uint32               `protobuf:"varint,1,rep,packed,name=space,proto3" json:"space,omitempty"`
+	Keys          []int64                `protobuf:"varint,2,rep,packed,name=keys,proto3" json:"keys,omitempty"`
+	Sum           []uint64               `protobuf:"fixed64,3,rep,packed,name=sum,proto3" json:"sum,omitempty"` // exclusive or of a hash of each key and its version's identity
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SpanSums) Reset() {
+	*x = SpanSums{}
+	mi := &file_storagepb_storage_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SpanSums) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SpanSums) ProtoMessage() {}
+
+func (x *SpanSums) ProtoReflect() protoreflect.Message {
+	mi := &file_storagepb_storage_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SpanSums.ProtoReflect.Descriptor instead.
+func (*SpanSums) Descriptor() ([]byte, []int) {
+	return file_storagepb_storage_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *SpanSums) GetSpace() []uint32 {
+	if x != nil {
+		return x.Space
+	}
+	return nil
+}
+
+func (x *SpanSums) GetKeys() []int64 {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+func (x *SpanSums) GetSum() []uint64 {
+	if x != nil {
+		return x.Sum
+	}
+	return nil
+}
+
+type AdoptRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Epoch         uint64                 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Topology      []byte                 `protobuf:"bytes,2,opt,name=topology,proto3" json:"topology,omitempty"` // may be empty
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AdoptRequest) Reset() {
+	*x = AdoptRequest{}
+	mi := &file_storagepb_storage_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AdoptRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AdoptRequest) ProtoMessage() {}
+
+func (x *AdoptRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_storagepb_storage_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AdoptRequest.ProtoReflect.Descriptor instead.
+func (*AdoptRequest) Descriptor() ([]byte, []int) {
+	return file_storagepb_storage_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *AdoptRequest) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *AdoptRequest) GetTopology() []byte {
+	if x != nil {
+		return x.Topology
+	}
+	return nil
+}
+
+type AdoptResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	StaleEpoch    uint64                 `protobuf:"varint,1,opt,name=stale_epoch,json=staleEpoch,proto3" json:"stale_epoch,omitempty"` // as in ScanResponse
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AdoptResponse) Reset() {
+	*x = AdoptResponse{}
+	mi := &file_storagepb_storage_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AdoptResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AdoptResponse) ProtoMessage() {}
+
+func (x *AdoptResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_storagepb_storage_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AdoptResponse.ProtoReflect.Descriptor instead.
+func (*AdoptResponse) Descriptor() ([]byte, []int) {
+	return file_storagepb_storage_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *AdoptResponse) GetStaleEpoch() uint64 {
+	if x != nil {
+		return x.StaleEpoch
+	}
+	return 0
+}
+
 var File_storagepb_storage_proto protoreflect.FileDescriptor
 
 const file_storagepb_storage_proto_rawDesc = "" +
@@ -1057,13 +1462,11 @@ const file_storagepb_storage_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04uuid\x18\x02 \x01(\tR\x04uuid\x12\x14\n" +
 	"\x05clock\x18\x03 \x01(\x06R\x05clock\x12\x12\n" +
-	"\x04boot\x18\x04 \x01(\x04R\x04boot\"o\n" +
+	"\x04boot\x18\x04 \x01(\x04R\x04boot\"E\n" +
 	"\x05Batch\x12<\n" +
 	"\n" +
 	"operations\x18\x01 \x03(\v2\x1c.pairdb.storage.v1.OperationR\n" +
-	"operations\x12\x14\n" +
-	"\x05heard\x18\x02 \x01(\x06R\x05heard\x12\x12\n" +
-	"\x04boot\x18\x03 \x01(\x04R\x04boot\"\xc9\x02\n" +
+	"operations\"\xf3\x02\n" +
 	"\tOperation\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12+\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x17.pairdb.storage.v1.KindR\x04kind\x12\x16\n" +
@@ -1076,57 +1479,92 @@ const file_storagepb_storage_proto_rawDesc = "" +
 	"timeout_ms\x18\b \x01(\rR\ttimeoutMs\x124\n" +
 	"\aversion\x18\t \x01(\v2\x1a.pairdb.storage.v1.VersionR\aversion\x12!\n" +
 	"\faccept_large\x18\n" +
-	" \x01(\bR\vacceptLarge\"j\n" +
+	" \x01(\bR\vacceptLarge\x12\x14\n" +
+	"\x05heard\x18\v \x01(\x06R\x05heard\x12\x12\n" +
+	"\x04boot\x18\f \x01(\x04R\x04boot\"j\n" +
 	"\n" +
 	"BatchReply\x122\n" +
 	"\areplies\x18\x01 \x03(\v2\x18.pairdb.storage.v1.ReplyR\areplies\x12\x14\n" +
 	"\x05clock\x18\x02 \x01(\x06R\x05clock\x12\x12\n" +
-	"\x04boot\x18\x03 \x01(\x04R\x04boot\"\x9e\x01\n" +
+	"\x04boot\x18\x03 \x01(\x04R\x04boot\"\xb4\x01\n" +
 	"\x05Reply\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12+\n" +
 	"\x04code\x18\x02 \x01(\x0e2\x17.pairdb.storage.v1.CodeR\x04code\x12\x12\n" +
 	"\x04text\x18\x03 \x01(\tR\x04text\x12.\n" +
 	"\x04held\x18\x04 \x01(\v2\x1a.pairdb.storage.v1.VersionR\x04held\x12\x14\n" +
-	"\x05epoch\x18\x05 \x01(\x04R\x05epoch\"\xdc\x01\n" +
+	"\x05epoch\x18\x05 \x01(\x04R\x05epoch\x12\x14\n" +
+	"\x05floor\x18\x06 \x01(\x10R\x05floor\"\xf6\x01\n" +
 	"\aVersion\x12\x1c\n" +
 	"\ttimestamp\x18\x01 \x01(\x10R\ttimestamp\x12\x1b\n" +
 	"\twriter_id\x18\x02 \x01(\tR\bwriterId\x12-\n" +
 	"\x12writer_incarnation\x18\x03 \x01(\x04R\x11writerIncarnation\x123\n" +
 	"\x05clock\x18\x04 \x03(\v2\x1d.pairdb.storage.v1.ClockEntryR\x05clock\x12\x1c\n" +
 	"\ttombstone\x18\x05 \x01(\bR\ttombstone\x12\x14\n" +
-	"\x05value\x18\x06 \x01(\fR\x05value\"P\n" +
+	"\x05value\x18\x06 \x01(\fR\x05value\x12\x18\n" +
+	"\aexpires\x18\a \x01(\x10R\aexpires\"P\n" +
 	"\n" +
 	"ClockEntry\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\acounter\x18\x02 \x01(\x03R\acounter\x12\x18\n" +
 	"\aupdated\x18\x03 \x01(\x10R\aupdated\"\x11\n" +
-	"\x0fDescribeRequest\"x\n" +
+	"\x0fDescribeRequest\"\xc0\x01\n" +
 	"\x10DescribeResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04uuid\x18\x02 \x01(\tR\x04uuid\x12\x12\n" +
 	"\x04keys\x18\x03 \x01(\x03R\x04keys\x12,\n" +
-	"\x12disk_used_fraction\x18\x04 \x01(\x01R\x10diskUsedFraction\"J\n" +
+	"\x12disk_used_fraction\x18\x04 \x01(\x01R\x10diskUsedFraction\x12\x14\n" +
+	"\x05bytes\x18\x05 \x01(\x03R\x05bytes\x12\x14\n" +
+	"\x05epoch\x18\x06 \x01(\x04R\x05epoch\x12\x1a\n" +
+	"\btopology\x18\a \x01(\fR\btopology\"J\n" +
 	"\bPosition\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\x06R\x05token\x12\x16\n" +
 	"\x06tenant\x18\x02 \x01(\tR\x06tenant\x12\x10\n" +
-	"\x03key\x18\x03 \x01(\tR\x03key\"\x86\x01\n" +
+	"\x03key\x18\x03 \x01(\tR\x03key\"\xe4\x01\n" +
 	"\vScanRequest\x12\x16\n" +
 	"\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x16\n" +
 	"\x06prefix\x18\x02 \x01(\tR\x06prefix\x121\n" +
 	"\x05after\x18\x03 \x01(\v2\x1b.pairdb.storage.v1.PositionR\x05after\x12\x14\n" +
-	"\x05limit\x18\x04 \x01(\rR\x05limit\"r\n" +
+	"\x05limit\x18\x04 \x01(\rR\x05limit\x12\x14\n" +
+	"\x05epoch\x18\x05 \x01(\x04R\x05epoch\x12+\n" +
+	"\x04span\x18\x06 \x01(\v2\x17.pairdb.storage.v1.SpanR\x04span\x12\x19\n" +
+	"\bdead_for\x18\a \x01(\x03R\adeadFor\"0\n" +
+	"\x04Span\x12\x14\n" +
+	"\x05first\x18\x01 \x01(\x06R\x05first\x12\x12\n" +
+	"\x04last\x18\x02 \x01(\x06R\x04last\"\x93\x01\n" +
 	"\fScanResponse\x121\n" +
 	"\x05items\x18\x01 \x03(\v2\x1b.pairdb.storage.v1.ScanItemR\x05items\x12/\n" +
-	"\x04next\x18\x02 \x01(\v2\x1b.pairdb.storage.v1.PositionR\x04next\"s\n" +
+	"\x04next\x18\x02 \x01(\v2\x1b.pairdb.storage.v1.PositionR\x04next\x12\x1f\n" +
+	"\vstale_epoch\x18\x03 \x01(\x04R\n" +
+	"staleEpoch\"s\n" +
 	"\bScanItem\x127\n" +
 	"\bposition\x18\x01 \x01(\v2\x1b.pairdb.storage.v1.PositionR\bposition\x12.\n" +
-	"\x04head\x18\x02 \x01(\v2\x1a.pairdb.storage.v1.VersionR\x04head*J\n" +
+	"\x04head\x18\x02 \x01(\v2\x1a.pairdb.storage.v1.VersionR\x04head\"h\n" +
+	"\vSumsRequest\x12\x14\n" +
+	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12-\n" +
+	"\x05spans\x18\x02 \x03(\v2\x17.pairdb.storage.v1.SpanR\x05spans\x12\x14\n" +
+	"\x05space\x18\x03 \x01(\tR\x05space\"x\n" +
+	"\fSumsResponse\x12\x16\n" +
+	"\x06spaces\x18\x01 \x03(\tR\x06spaces\x12/\n" +
+	"\x04sums\x18\x02 \x03(\v2\x1b.pairdb.storage.v1.SpanSumsR\x04sums\x12\x1f\n" +
+	"\vstale_epoch\x18\x03 \x01(\x04R\n" +
+	"staleEpoch\"F\n" +
+	"\bSpanSums\x12\x14\n" +
+	"\x05space\x18\x01 \x03(\rR\x05space\x12\x12\n" +
+	"\x04keys\x18\x02 \x03(\x03R\x04keys\x12\x10\n" +
+	"\x03sum\x18\x03 \x03(\x06R\x03sum\"@\n" +
+	"\fAdoptRequest\x12\x14\n" +
+	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x1a\n" +
+	"\btopology\x18\x02 \x01(\fR\btopology\"0\n" +
+	"\rAdoptResponse\x12\x1f\n" +
+	"\vstale_epoch\x18\x01 \x01(\x04R\n" +
+	"staleEpoch*Y\n" +
 	"\x04Kind\x12\x14\n" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\r\n" +
 	"\tKIND_HEAD\x10\x01\x12\r\n" +
 	"\tKIND_READ\x10\x02\x12\x0e\n" +
 	"\n" +
-	"KIND_APPLY\x10\x03*E\n" +
+	"KIND_APPLY\x10\x03\x12\r\n" +
+	"\tKIND_DROP\x10\x04*E\n" +
 	"\x06Intent\x12\x16\n" +
 	"\x12INTENT_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fINTENT_WRITE\x10\x01\x12\x11\n" +
@@ -1138,10 +1576,12 @@ const file_storagepb_storage_proto_rawDesc = "" +
 	"\x0eCODE_DISK_FULL\x10\x03\x12\x10\n" +
 	"\fCODE_CORRUPT\x10\x04\x12\x14\n" +
 	"\x10CODE_LARGE_VALUE\x10\x05\x12\x13\n" +
-	"\x0fCODE_STALE_RING\x10\x062\xae\x01\n" +
+	"\x0fCODE_STALE_RING\x10\x062\xc3\x02\n" +
 	"\x0eStorageService\x12S\n" +
 	"\bDescribe\x12\".pairdb.storage.v1.DescribeRequest\x1a#.pairdb.storage.v1.DescribeResponse\x12G\n" +
-	"\x04Scan\x12\x1e.pairdb.storage.v1.ScanRequest\x1a\x1f.pairdb.storage.v1.ScanResponseB-Z+github.com/pairdb/coordinator/rpc/storagepbb\x06proto3"
+	"\x04Scan\x12\x1e.pairdb.storage.v1.ScanRequest\x1a\x1f.pairdb.storage.v1.ScanResponse\x12G\n" +
+	"\x04Sums\x12\x1e.pairdb.storage.v1.SumsRequest\x1a\x1f.pairdb.storage.v1.SumsResponse\x12J\n" +
+	"\x05Adopt\x12\x1f.pairdb.storage.v1.AdoptRequest\x1a .pairdb.storage.v1.AdoptResponseB-Z+github.com/pairdb/coordinator/rpc/storagepbb\x06proto3"
 
 var (
 	file_storagepb_storage_proto_rawDescOnce sync.Once
@@ -1156,7 +1596,7 @@ func file_storagepb_storage_proto_rawDescGZIP() []byte {
 }
 
 var file_storagepb_storage_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_storagepb_storage_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_storagepb_storage_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_storagepb_storage_proto_goTypes = []any{
 	(Kind)(0),                // 0: pairdb.storage.v1.Kind
 	(Intent)(0),              // 1: pairdb.storage.v1.Intent
@@ -1172,8 +1612,14 @@ var file_storagepb_storage_proto_goTypes = []any{
 	(*DescribeResponse)(nil), // 11: pairdb.storage.v1.DescribeResponse
 	(*Position)(nil),         // 12: pairdb.storage.v1.Position
 	(*ScanRequest)(nil),      // 13: pairdb.storage.v1.ScanRequest
-	(*ScanResponse)(nil),     // 14: pairdb.storage.v1.ScanResponse
-	(*ScanItem)(nil),         // 15: pairdb.storage.v1.ScanItem
+	(*Span)(nil),             // 14: pairdb.storage.v1.Span
+	(*ScanResponse)(nil),     // 15: pairdb.storage.v1.ScanResponse
+	(*ScanItem)(nil),         // 16: pairdb.storage.v1.ScanItem
+	(*SumsRequest)(nil),      // 17: pairdb.storage.v1.SumsRequest
+	(*SumsResponse)(nil),     // 18: pairdb.storage.v1.SumsResponse
+	(*SpanSums)(nil),         // 19: pairdb.storage.v1.SpanSums
+	(*AdoptRequest)(nil),     // 20: pairdb.storage.v1.AdoptRequest
+	(*AdoptResponse)(nil),    // 21: pairdb.storage.v1.AdoptResponse
 }
 var file_storagepb_storage_proto_depIdxs = []int32{
 	5,  // 0: pairdb.storage.v1.Batch.operations:type_name -> pairdb.storage.v1.Operation
@@ -1185,19 +1631,26 @@ var file_storagepb_storage_proto_depIdxs = []int32{
 	8,  // 6: pairdb.storage.v1.Reply.held:type_name -> pairdb.storage.v1.Version
 	9,  // 7: pairdb.storage.v1.Version.clock:type_name -> pairdb.storage.v1.ClockEntry
 	12, // 8: pairdb.storage.v1.ScanRequest.after:type_name -> pairdb.storage.v1.Position
-	15, // 9: pairdb.storage.v1.ScanResponse.items:type_name -> pairdb.storage.v1.ScanItem
-	12, // 10: pairdb.storage.v1.ScanResponse.next:type_name -> pairdb.storage.v1.Position
-	12, // 11: pairdb.storage.v1.ScanItem.position:type_name -> pairdb.storage.v1.Position
-	8,  // 12: pairdb.storage.v1.ScanItem.head:type_name -> pairdb.storage.v1.Version
-	10, // 13: pairdb.storage.v1.StorageService.Describe:input_type -> pairdb.storage.v1.DescribeRequest
-	13, // 14: pairdb.storage.v1.StorageService.Scan:input_type -> pairdb.storage.v1.ScanRequest
-	11, // 15: pairdb.storage.v1.StorageService.Describe:output_type -> pairdb.storage.v1.DescribeResponse
-	14, // 16: pairdb.storage.v1.StorageService.Scan:output_type -> pairdb.storage.v1.ScanResponse
-	15, // [15:17] is the sub-list for method output_type
-	13, // [13:15] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	14, // 9: pairdb.storage.v1.ScanRequest.span:type_name -> pairdb.storage.v1.Span
+	16, // 10: pairdb.storage.v1.ScanResponse.items:type_name -> pairdb.storage.v1.ScanItem
+	12, // 11: pairdb.storage.v1.ScanResponse.next:type_name -> pairdb.storage.v1.Position
+	12, // 12: pairdb.storage.v1.ScanItem.position:type_name -> pairdb.storage.v1.Position
+	8,  // 13: pairdb.storage.v1.ScanItem.head:type_name -> pairdb.storage.v1.Version
+	14, // 14: pairdb.storage.v1.SumsRequest.spans:type_name -> pairdb.storage.v1.Span
+	19, // 15: pairdb.storage.v1.SumsResponse.sums:type_name -> pairdb.storage.v1.SpanSums
+	10, // 16: pairdb.storage.v1.StorageService.Describe:input_type -> pairdb.storage.v1.DescribeRequest
+	13, // 17: pairdb.storage.v1.StorageService.Scan:input_type -> pairdb.storage.v1.ScanRequest
+	17, // 18: pairdb.storage.v1.StorageService.Sums:input_type -> pairdb.storage.v1.SumsRequest
+	20, // 19: pairdb.storage.v1.StorageService.Adopt:input_type -> pairdb.storage.v1.AdoptRequest
+	11, // 20: pairdb.storage.v1.StorageService.Describe:output_type -> pairdb.storage.v1.DescribeResponse
+	15, // 21: pairdb.storage.v1.StorageService.Scan:output_type -> pairdb.storage.v1.ScanResponse
+	18, // 22: pairdb.storage.v1.StorageService.Sums:output_type -> pairdb.storage.v1.SumsResponse
+	21, // 23: pairdb.storage.v1.StorageService.Adopt:output_type -> pairdb.storage.v1.AdoptResponse
+	20, // [20:24] is the sub-list for method output_type
+	16, // [16:20] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_storagepb_storage_proto_init() }
@@ -1211,7 +1664,7 @@ func file_storagepb_storage_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_storagepb_storage_proto_rawDesc), len(file_storagepb_storage_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   13,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -23,6 +23,8 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	StorageService_Describe_FullMethodName = "/pairdb.storage.v1.StorageService/Describe"
 	StorageService_Scan_FullMethodName     = "/pairdb.storage.v1.StorageService/Scan"
+	StorageService_Sums_FullMethodName     = "/pairdb.storage.v1.StorageService/Sums"
+	StorageService_Adopt_FullMethodName    = "/pairdb.storage.v1.StorageService/Adopt"
 )
 
 // StorageServiceClient is the client API for StorageService service.
@@ -33,6 +35,10 @@ type StorageServiceClient interface {
 	Describe(ctx context.Context, in *DescribeRequest, opts ...grpc.CallOption) (*DescribeResponse, error)
 	// Scan lists keys in the order of their positions.
 	Scan(ctx context.Context, in *ScanRequest, opts ...grpc.CallOption) (*ScanResponse, error)
+	// Sums adds up what the node holds in spans of tokens.
+	Sums(ctx context.Context, in *SumsRequest, opts ...grpc.CallOption) (*SumsResponse, error)
+	// Adopt tells the node of a topology and its epoch.
+	Adopt(ctx context.Context, in *AdoptRequest, opts ...grpc.CallOption) (*AdoptResponse, error)
 }
 
 type storageServiceClient struct {
@@ -63,6 +69,26 @@ func (c *storageServiceClient) Scan(ctx context.Context, in *ScanRequest, opts .
 	return out, nil
 }
 
+func (c *storageServiceClient) Sums(ctx context.Context, in *SumsRequest, opts ...grpc.CallOption) (*SumsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SumsResponse)
+	err := c.cc.Invoke(ctx, StorageService_Sums_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *storageServiceClient) Adopt(ctx context.Context, in *AdoptRequest, opts ...grpc.CallOption) (*AdoptResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AdoptResponse)
+	err := c.cc.Invoke(ctx, StorageService_Adopt_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // StorageServiceServer is the server API for StorageService service.
 // All implementations should embed UnimplementedStorageServiceServer
 // for forward compatibility.
@@ -71,6 +97,10 @@ type StorageServiceServer interface {
 	Describe(context.Context, *DescribeRequest) (*DescribeResponse, error)
 	// Scan lists keys in the order of their positions.
 	Scan(context.Context, *ScanRequest) (*ScanResponse, error)
+	// Sums adds up what the node holds in spans of tokens.
+	Sums(context.Context, *SumsRequest) (*SumsResponse, error)
+	// Adopt tells the node of a topology and its epoch.
+	Adopt(context.Context, *AdoptRequest) (*AdoptResponse, error)
 }
 
 // UnimplementedStorageServiceServer should be embedded to have
@@ -85,6 +115,12 @@ func (UnimplementedStorageServiceServer) Describe(context.Context, *DescribeRequ
 }
 func (UnimplementedStorageServiceServer) Scan(context.Context, *ScanRequest) (*ScanResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Scan not implemented")
+}
+func (UnimplementedStorageServiceServer) Sums(context.Context, *SumsRequest) (*SumsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Sums not implemented")
+}
+func (UnimplementedStorageServiceServer) Adopt(context.Context, *AdoptRequest) (*AdoptResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Adopt not implemented")
 }
 func (UnimplementedStorageServiceServer) testEmbeddedByValue() {}
 
@@ -142,6 +178,42 @@ func _StorageService_Scan_Handler(srv interface{}, ctx context.Context, dec func
 	return interceptor(ctx, in, info, handler)
 }
 
+func _StorageService_Sums_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SumsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StorageServiceServer).Sums(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: StorageService_Sums_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StorageServiceServer).Sums(ctx, req.(*SumsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _StorageService_Adopt_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AdoptRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StorageServiceServer).Adopt(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: StorageService_Adopt_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StorageServiceServer).Adopt(ctx, req.(*AdoptRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // StorageService_ServiceDesc is the grpc.ServiceDesc for StorageService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -156,6 +228,14 @@ var StorageService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Scan",
 			Handler:    _StorageService_Scan_Handler,
+		},
+		{
+			MethodName: "Sums",
+			Handler:    _StorageService_Sums_Handler,
+		},
+		{
+			MethodName: "Adopt",
+			Handler:    _StorageService_Adopt_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},
