@@ -532,11 +532,13 @@ func TestHintsFollowTheirRange(t *testing.T) {
 					topology.Nodes = slices.Delete(topology.Nodes, 1, 2)
 				} else {
 					topology.Nodes[1].Status = coord.NodeInactive
-					away.mend()
 				}
 			})
 			if err := c.Refresh(t.Context()); err != nil {
 				t.Fatal(err)
+			}
+			if !leaves {
+				away.mend()
 			}
 			hinted := cluster.stored(t, "storage-2")
 			cluster.paid(t, c)
