@@ -225,7 +225,7 @@ func (a *simAttempt) place(v *view, t *Tenant) {
 	var down [maxTargets]error
 	p := &s.placement
 	v.place(p, t.ID, k.token, t.ReplicationFactor)
-	peers := append(a.peers[:0], p.peers...)
+	peers := append(a.peers[:0], p.peers()...)
 	rank(peers, s.now, a.level, down[:])
 	if s.swarm.shuffle {
 		up := 0
@@ -362,11 +362,11 @@ func (c *simCoordinator) finish(call *simCall) {
 			s.note(a.key, "answered: %s: holds %s", call, s.name(&call.held.Head))
 		}
 	}
-	stale := (*StaleRingError)(nil)
+	newer := newerEpoch(call.err)
 	switch {
 	case !a.subject().counts(call.round, a.round):
-	case call.err != nil && !a.isAnswered() && errors.As(call.err, &stale):
-		a.outdate(stale.Epoch)
+	case newer != 0 && !a.isAnswered():
+		a.outdate(newer)
 	case a.reading:
 		a.read.reply(call.phase, int(call.target), &call.held, call.err, s.now, &a.fx)
 	default:

@@ -107,7 +107,7 @@ func (c *simCoordinator) replay() {
 		t := &c.tenants[h.key.tenantIndex]
 		v.place(&where, t.ID, h.key.token, t.ReplicationFactor)
 		// While the key's replicas change, both sets get what one of them missed.
-		targets := where.peers
+		targets := where.peers()
 		at := slices.IndexFunc(targets, func(p *peer) bool { return p.replica.(*simLink).n.id == h.node })
 		if at >= 0 && where.news == 0 {
 			targets = targets[at : at+1]

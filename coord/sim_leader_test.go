@@ -290,7 +290,7 @@ func (l *simLeader) sweep(v *view, id string) {
 				}
 				var where placement
 				v.place(&where, t.ID, k.token, t.ReplicationFactor)
-				if !contains(where.peers, p) {
+				if !contains(where.peers(), p) {
 					drops = append(drops, item)
 				}
 			}
