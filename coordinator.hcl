@@ -164,6 +164,29 @@ hash_ring {
   update_interval = "30s"
 }
 
+# What coordinators do in the background. One of them does it for all.
+maintenance {
+  # Bytes a second of values that may be copied when nodes come or go, or when
+  # replicas are made equal. 1024 or more.
+  bytes_per_second = 67108864
+
+  # For how long after such a change nodes keep what they do not own any more,
+  # unless it is in the way of the next one. 1s to 24h.
+  cleanup_delay = "1m"
+
+  # All replicas are compared once in about so long, again and again. 1s to 168h.
+  repair_interval = "1m"
+
+  # For how long a version that a storage node has missed is kept for it. After
+  # that, comparing replicas brings it. 1s to 720h.
+  hint_lifetime = "24h"
+
+  # For how long all replicas must have held the mark of a deletion before they
+  # forget it. Default, and the least: the longer of hint_lifetime and the
+  # idempotency ttl, and consistency.write_timeout and a minute.
+  # tombstone_grace = "25h"
+}
+
 # How many replicas must answer, and how fast.
 consistency {
   # For requests that do not say: "one", "quorum" (a majority of the tenant's

@@ -213,6 +213,12 @@ func serve(ctx context.Context, cfg *config.Config, dev bool, log hclog.Logger, 
 		TenantTTL:        cfg.Cache.TenantConfigTTL,
 		TenantCacheSize:  cfg.Cache.MaxSize,
 		TopologyInterval: cfg.HashRing.UpdateInterval,
+		CopyRate:         int64(cfg.Maintenance.BytesPerSecond),
+		SweepDelay:       cfg.Maintenance.CleanupDelay,
+		RepairInterval:   cfg.Maintenance.RepairInterval,
+		HintLifetime:     cfg.Maintenance.HintLifetime,
+		IdempotencyTTL:   cfg.Idempotency.TTL,
+		TombstoneGrace:   cfg.Maintenance.TombstoneGrace,
 		Events:           events(measured, log),
 	})
 	if err != nil {
@@ -472,7 +478,7 @@ func (e embedded) connect(n coord.StorageNode) (coord.Replica, error) {
 func register(ctx context.Context, engine *coord.Coordinator, nodes embedded, cfg *config.Config, dev bool, log hclog.Logger) error {
 	for i := range len(nodes) {
 		n := coord.StorageNode{ID: fmt.Sprintf("storage-%d", i+1), Host: embeddedHost, VirtualNodes: cfg.HashRing.VirtualNodes}
-		if err := engine.AddNode(ctx, n); err != nil {
+		if _, err := engine.AddNode(ctx, n); err != nil {
 			return fmt.Errorf("register embedded storage node %s: %w", n.ID, err)
 		}
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/pairdb/coordinator/backends/badger"
 	"github.com/pairdb/coordinator/backends/sqlite"
 	"github.com/pairdb/coordinator/coord"
+	"github.com/pairdb/coordinator/ring"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -127,7 +128,7 @@ func (c *cluster) start(t testing.TB, id string, change func(*coord.Options)) *c
 		identity.Release()
 	})
 	for id := range c.nodes {
-		if err := engine.AddNode(t.Context(), coord.StorageNode{ID: id, Host: "127.0.0.1", Port: 1, VirtualNodes: 32}); err != nil {
+		if _, err := engine.AddNode(t.Context(), coord.StorageNode{ID: id, Host: "127.0.0.1", Port: 1, VirtualNodes: 32}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -155,7 +156,7 @@ func get(t testing.TB, c *coord.Coordinator, key string, level coord.Level) (str
 // held asks a node what it holds.
 func held(t testing.TB, g *gate, key string) coord.Head {
 	t.Helper()
-	page, err := g.Scan(t.Context(), coord.ScanRequest{Tenant: "shop", Prefix: key, Limit: coord.MaxScanPage})
+	page, err := g.Scan(t.Context(), coord.ScanRequest{Span: ring.Everything(), Tenant: "shop", Prefix: key, Limit: coord.MaxScanPage})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -358,14 +359,18 @@ func TestTenants(t *testing.T) {
 		}
 	}
 	put(t, c, "k", "v", coord.Quorum)
-	if _, _, err := c.SetReplicationFactor(t.Context(), "shop", 2); !errors.Is(err, coord.ErrMigrationConflict) {
-		t.Errorf("replication factor of a tenant with keys: %v", err)
+	for _, rf := range []int{1, 3} {
+		before, begun, err := c.SetReplicationFactor(t.Context(), "shop", rf)
+		if err != nil || before.ReplicationFactor != 4-rf {
+			t.Fatalf("replication factor %d: %+v, %v", rf, before, err)
+		}
+		completed(t, c, begun)
+		if now, err := c.Tenant(t.Context(), "shop"); err != nil || now.ReplicationFactor != rf {
+			t.Errorf("after the change to %d the tenant has %d, %v", rf, now.ReplicationFactor, err)
+		}
 	}
-	if _, err := c.CreateTenant(t.Context(), "empty", 1); err != nil {
-		t.Fatal(err)
-	}
-	if before, after, err := c.SetReplicationFactor(t.Context(), "empty", 2); err != nil || before.ReplicationFactor != 1 || after.ReplicationFactor != 2 {
-		t.Errorf("replication factor of an empty tenant: %v to %v, %v", before, after, err)
+	if v, err := get(t, c, "k", coord.All); v != "v" || err != nil {
+		t.Errorf("after the replication factor went down and up: %q, %v", v, err)
 	}
 	// Metadata goes away: the tenant stays usable past its time, others do not load.
 	cluster.metadata.Close()
@@ -401,22 +406,22 @@ func TestNodes(t *testing.T) {
 	c := cluster.start(t, "c1", nil)
 	node := coord.StorageNode{ID: "storage-1", Host: "127.0.0.2", Port: 2, VirtualNodes: 32}
 	epoch := c.Status(t.Context()).Epoch
-	if err := c.AddNode(t.Context(), node); err != nil || c.Status(t.Context()).Epoch != epoch {
+	if _, err := c.AddNode(t.Context(), node); err != nil || c.Status(t.Context()).Epoch != epoch {
 		t.Errorf("the same node at a new address: %v, epoch %d, was %d", err, c.Status(t.Context()).Epoch, epoch)
 	}
 	states, err := c.Nodes(t.Context())
 	if err != nil || len(states) != 3 || states[0].Host != "127.0.0.2" {
 		t.Errorf("nodes %+v, %v", states, err)
 	}
-	if err := c.RemoveNode(t.Context(), "storage-9", false); !errors.Is(err, coord.ErrNodeNotFound) {
+	if _, err := c.RemoveNode(t.Context(), "storage-9", coord.Removal{}); !errors.Is(err, coord.ErrNodeNotFound) {
 		t.Errorf("removal of an unknown node: %v", err)
 	}
-	if err := c.RemoveNode(t.Context(), "storage-1", false); !errors.Is(err, coord.ErrNodeInUse) {
+	if _, err := c.RemoveNode(t.Context(), "storage-1", coord.Removal{}); !errors.Is(err, coord.ErrNodeInUse) {
 		t.Errorf("removal below the replication factor: %v", err)
 	}
 	// The same data directory under another id would be counted twice.
 	cluster.nodes["twin"] = cluster.nodes["storage-1"]
-	if err := c.AddNode(t.Context(), coord.StorageNode{ID: "twin", Host: "h", Port: 1, VirtualNodes: 1}); !errors.Is(err, coord.ErrNodeInUse) {
+	if _, err := c.AddNode(t.Context(), coord.StorageNode{ID: "twin", Host: "h", Port: 1, VirtualNodes: 1}); !errors.Is(err, coord.ErrNodeInUse) {
 		t.Errorf("one data directory under two ids: %v", err)
 	}
 	delete(cluster.nodes, "twin")
@@ -425,20 +430,49 @@ func TestNodes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer extra.Close()
+	t.Cleanup(func() { extra.Close() })
 	cluster.nodes["storage-4"] = &gate{Replica: extra}
-	if err := c.AddNode(t.Context(), coord.StorageNode{ID: "storage-4", Host: "h", Port: 1, VirtualNodes: 32}); !errors.Is(err, coord.ErrMigrationConflict) {
-		t.Errorf("a new node while keys are stored: %v", err)
+	begun, err := c.AddNode(t.Context(), coord.StorageNode{ID: "storage-4", Host: "h", Port: 1, VirtualNodes: 32})
+	if err != nil {
+		t.Fatal(err)
 	}
-	// Another disk under a known id must not vote as if it held its data.
+	completed(t, c, begun)
+	// Another disk under a known id must not vote as if it held its data: it is
+	// rebuilt first.
 	wiped, err := badger.OpenNode(badger.NodeOptions{ID: "storage-2", Dir: t.TempDir()})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer wiped.Close()
-	cluster.nodes["storage-2"].Replica = wiped
-	if err := c.AddNode(t.Context(), coord.StorageNode{ID: "storage-2", Host: "h", Port: 1, VirtualNodes: 32}); !errors.Is(err, coord.ErrNodeInUse) {
-		t.Errorf("another disk under a known id: %v", err)
+	t.Cleanup(func() { wiped.Close() })
+	cluster.nodes["storage-2"] = &gate{Replica: wiped}
+	if begun, err = c.AddNode(t.Context(), coord.StorageNode{ID: "storage-2", Host: "h", Port: 2, VirtualNodes: 32}); err != nil {
+		t.Fatal(err)
+	}
+	completed(t, c, begun)
+	if v, err := get(t, c, "k", coord.All); v != "v" || err != nil {
+		t.Errorf("read at all once the disk is rebuilt: %q, %v", v, err)
+	}
+}
+
+// completed waits for a migration's end.
+func completed(t testing.TB, c *coord.Coordinator, m coord.Migration) {
+	t.Helper()
+	if m.ID == "" {
+		t.Fatal("no migration was begun")
+	}
+	deadline := time.Now().Add(30 * time.Second)
+	for {
+		now, err := c.Migration(t.Context(), m.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if now.Status == coord.MigrationCompleted {
+			return
+		}
+		if !now.EndedAt.IsZero() || time.Now().After(deadline) {
+			t.Fatalf("migration %s %s of %s%s: %s %s, waiting for %q", m.ID, m.Kind, m.Node, m.Tenant, now.Status, now.Error, now.Waiting)
+		}
+		time.Sleep(5 * time.Millisecond)
 	}
 }
 
@@ -523,6 +557,11 @@ func (m *memory) Describe(context.Context) (coord.NodeDescription, error) {
 }
 func (*memory) Scan(context.Context, coord.ScanRequest) (coord.ScanPage, error) {
 	return coord.ScanPage{}, nil
+}
+func (*memory) Heard() (uint64, time.Duration)              { return 1, 0 }
+func (*memory) Adopt(context.Context, uint64, []byte) error { return nil }
+func (*memory) Sums(_ context.Context, req coord.SumRequest) ([]coord.SpanSums, error) {
+	return make([]coord.SpanSums, len(req.Spans)), nil
 }
 func (*memory) Close() error { return nil }
 

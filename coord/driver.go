@@ -2,7 +2,6 @@ package coord
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -97,7 +96,7 @@ func (o *operation) place(v *view, sub *subject) {
 	var down [maxTargets]error
 	var p placement
 	v.place(&p, o.id, sub.token, o.rf)
-	o.peers = append(o.peersBuf[:0], p.peers...)
+	o.peers = append(o.peersBuf[:0], p.peers()...)
 	rank(o.peers, o.started, sub.level, down[:])
 	sub.epoch, sub.rf = v.topology.Epoch, o.rf
 	sub.sides = p.sides(o.peers)
@@ -147,11 +146,11 @@ func (out *outCall) Done(call *Call) {
 		f(out.peer.node.ID, call.Kind, took, call.Err)
 	}
 	o.mu.Lock()
-	switch stale := (*StaleRingError)(nil); {
-	case out.attempt != o.attempt || o.subject().outdated:
-		// A phase counts the answers of one ring only.
-	case call.Err != nil && !o.isAnswered() && errors.As(call.Err, &stale):
-		o.outdate(stale.Epoch)
+	newer := newerEpoch(call.Err)
+	switch {
+	case !o.subject().counts(out.attempt, o.attempt):
+	case newer != 0 && !o.isAnswered():
+		o.outdate(newer)
 	case o.kind == opWrite:
 		o.write.reply(out.phase, int(out.target), &call.Held, call.Floor, call.Err, now, &o.fx)
 	case o.kind == opRead:

@@ -360,7 +360,7 @@ func (h *handoff) deliver(ctx context.Context, hints []Hint) (settled []Hint, fa
 		var where placement
 		v.place(&where, id, hint.Token, tenant.ReplicationFactor)
 		// While the key's replicas change, both sets get what one of them missed.
-		targets := where.peers
+		targets := where.peers()
 		at := slices.IndexFunc(targets, func(p *peer) bool { return p.node.ID == hint.Node })
 		if at >= 0 && where.news == 0 {
 			targets = targets[at : at+1]

@@ -57,6 +57,13 @@ func (s *groupStore) Debts(context.Context) ([]Debt, error) {
 func (s *groupStore) Hints(context.Context, string, string, time.Time, *Position, int, int64) ([]Hint, error) {
 	return nil, s.err
 }
+func (s *groupStore) Owed(_ context.Context, node string) ([]uint16, error) {
+	return slices.Sorted(slices.Values(s.owed[node])), s.err
+}
+func (s *groupStore) Settle(_ context.Context, node string, ranges []uint16) error {
+	s.owed[node] = slices.DeleteFunc(s.owed[node], func(r uint16) bool { return slices.Contains(ranges, r) })
+	return s.err
+}
 func (s *groupStore) DropHints(context.Context, []Hint) error { return s.err }
 func (s *groupStore) ExpireHints(context.Context, time.Time, int) (int, error) {
 	return 0, s.err

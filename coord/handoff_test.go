@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/pairdb/coordinator/coord"
+	"github.com/pairdb/coordinator/ring"
 )
 
 var errDown = errors.New("connection refused")
@@ -318,6 +320,20 @@ func (f *faultyHints) Owe(ctx context.Context, node string, ranges []uint16) err
 	return f.store.Owe(ctx, node, ranges)
 }
 
+func (f *faultyHints) Owed(ctx context.Context, node string) ([]uint16, error) {
+	if err := f.fail(); err != nil {
+		return nil, err
+	}
+	return f.store.Owed(ctx, node)
+}
+
+func (f *faultyHints) Settle(ctx context.Context, node string, ranges []uint16) error {
+	if err := f.fail(); err != nil {
+		return err
+	}
+	return f.store.Settle(ctx, node, ranges)
+}
+
 func (f *faultyHints) Debts(ctx context.Context) ([]coord.Debt, error) {
 	if err := f.fail(); err != nil {
 		return nil, err
@@ -482,7 +498,7 @@ func TestHintsOfADeletedTenant(t *testing.T) {
 	eventually(t, "the hints stored", func() bool { return len(cluster.stored(t, "storage-2")) == 11 })
 	away.mend()
 	cluster.paid(t, c)
-	page, err := away.Scan(t.Context(), coord.ScanRequest{Tenant: "gone", Limit: 100})
+	page, err := away.Scan(t.Context(), coord.ScanRequest{Span: ring.Everything(), Tenant: "gone", Limit: 100})
 	if err != nil || len(page.Items) != 0 {
 		t.Errorf("the node got %d keys of a tenant that was deleted, %v", len(page.Items), err)
 	}
@@ -511,23 +527,18 @@ func TestHintsFollowTheirRange(t *testing.T) {
 				t.Fatalf("the node missed %d of %d keys, want some", owed, keys)
 			}
 			eventually(t, "the hints stored", func() bool { return int64(len(cluster.stored(t, "storage-2"))) == owed })
-			topology, err := cluster.metadata.Topology(t.Context())
-			if err != nil {
-				t.Fatal(err)
-			}
-			if leaves {
-				_, err = cluster.metadata.RemoveNode(t.Context(), topology.Epoch, "storage-2")
-			} else {
-				node := topology.Nodes[1]
-				node.Status = coord.NodeInactive
-				_, err = cluster.metadata.PutNode(t.Context(), topology.Epoch, node)
-				away.mend()
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
+			cluster.reshape(t, func(topology *coord.Topology) {
+				if leaves {
+					topology.Nodes = slices.Delete(topology.Nodes, 1, 2)
+				} else {
+					topology.Nodes[1].Status = coord.NodeInactive
+				}
+			})
 			if err := c.Refresh(t.Context()); err != nil {
 				t.Fatal(err)
+			}
+			if !leaves {
+				away.mend()
 			}
 			hinted := cluster.stored(t, "storage-2")
 			cluster.paid(t, c)
@@ -545,6 +556,21 @@ func TestHintsFollowTheirRange(t *testing.T) {
 	}
 }
 
+// reshape changes the topology at once, as no migration does.
+func (c *cluster) reshape(t *testing.T, change func(*coord.Topology)) {
+	t.Helper()
+	topology, err := c.metadata.Topology(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	change(&topology)
+	topology.Version++
+	topology.Epoch++
+	if err := c.metadata.SetTopology(t.Context(), coord.TopologyStep{Next: topology}); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestHintsWaitForAnOwner(t *testing.T) {
 	t.Parallel()
 	cluster := newCluster(t, 3)
@@ -559,16 +585,8 @@ func TestHintsWaitForAnOwner(t *testing.T) {
 	cluster.nodes["storage-2"].cut()
 	put(t, c, "k", "v", coord.Quorum)
 	eventually(t, "the hint stored", func() bool { return len(cluster.stored(t, "storage-2")) == 1 })
-	topology, err := cluster.metadata.Topology(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	nodes := topology.Nodes
-	for _, n := range nodes {
-		if topology, err = cluster.metadata.RemoveNode(t.Context(), topology.Epoch, n.ID); err != nil {
-			t.Fatal(err)
-		}
-	}
+	var nodes []coord.StorageNode
+	cluster.reshape(t, func(topology *coord.Topology) { nodes, topology.Nodes = topology.Nodes, nil })
 	if err := c.Refresh(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -577,11 +595,7 @@ func TestHintsWaitForAnOwner(t *testing.T) {
 	if n := len(cluster.stored(t, "storage-2")); n != 1 {
 		t.Errorf("while no node owns its key %d hints are left, want 1", n)
 	}
-	for _, n := range nodes {
-		if topology, err = cluster.metadata.PutNode(t.Context(), topology.Epoch, n); err != nil {
-			t.Fatal(err)
-		}
-	}
+	cluster.reshape(t, func(topology *coord.Topology) { topology.Nodes = nodes })
 	if err := c.Refresh(t.Context()); err != nil {
 		t.Fatal(err)
 	}

@@ -18,48 +18,59 @@ const (
 	leaseTimeout      = time.Second
 )
 
+// term is the time for which this coordinator has the lease.
+type term struct {
+	stop   context.CancelFunc // nil: it has not
+	chores sync.WaitGroup
+}
+
+func (t *term) begin(ctx context.Context, chores []func(context.Context)) {
+	if t.stop != nil {
+		return
+	}
+	led, stop := context.WithCancel(ctx)
+	t.stop = stop
+	for _, chore := range chores {
+		t.chores.Go(func() { chore(led) })
+	}
+}
+
+func (t *term) end() {
+	if t.stop != nil {
+		t.stop()
+		t.chores.Wait()
+		t.stop = nil
+	}
+}
+
 // keepHouse does the housekeeping whenever this coordinator has the lease,
 // until ctx ends.
 func (c *Coordinator) keepHouse(ctx context.Context) {
-	holder := c.options.Identity.Writer
-	name := holder.ID + "/" + c.run
+	name := c.options.Identity.Writer.ID + "/" + c.run
 	tick := time.NewTicker(leaseRenewal)
 	defer tick.Stop()
-	var stop context.CancelFunc
-	var chores sync.WaitGroup
-	resign := func() {
-		if stop != nil {
-			stop()
-			chores.Wait()
-			stop = nil
+	var mine term
+	defer func() {
+		mine.end()
+		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaseTimeout)
+		defer cancel()
+		if err := c.metadata.ReleaseLease(last, housekeepingLease, name); err != nil {
+			c.report("release the lease for housekeeping", err)
 		}
-	}
-	renewed := time.Now()
-	for {
+	}()
+	for renewed := time.Now(); ; {
 		bounded, cancel := context.WithTimeout(ctx, leaseTimeout)
-		mine, err := c.metadata.AcquireLease(bounded, housekeepingLease, name, leaseTTL)
+		owned, err := c.metadata.AcquireLease(bounded, housekeepingLease, name, leaseTTL)
 		cancel()
 		switch {
-		case err == nil && mine:
+		case err == nil && owned:
 			renewed = time.Now()
-			if stop == nil {
-				var led context.Context
-				led, stop = context.WithCancel(ctx)
-				for _, chore := range c.chores() {
-					chores.Go(func() { chore(led) })
-				}
-			}
+			mine.begin(ctx, c.chores())
 		case err == nil || time.Since(renewed) > leaseTTL-leaseRenewal:
-			resign()
+			mine.end()
 		}
 		select {
 		case <-ctx.Done():
-			resign()
-			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaseTimeout)
-			defer cancel()
-			if err := c.metadata.ReleaseLease(last, housekeepingLease, name); err != nil {
-				c.report("release the lease for housekeeping", err)
-			}
 			return
 		case <-tick.C:
 		}

@@ -40,6 +40,16 @@ type subject struct {
 	outdated bool
 }
 
+// counts tells whether the answer to a call counts that was made when the
+// operation had been tried with made rings, now that it has been with now: a
+// phase adds up the answers of one ring only.
+func (s *subject) counts(made, now uint32) bool {
+	if mutant == mutantMixedEpochs {
+		return true
+	}
+	return made == now && !s.outdated
+}
+
 // side is a replica set among an operation's targets.
 type side struct {
 	members set
@@ -54,10 +64,15 @@ func newSide(members set, rf int) side {
 	return side{members: members, quorum: Majority(rf), all: rf, fence: fence(members.size(), rf)}
 }
 
-// survivors is the side whose members are those that are left after one was lost
-// for good: what a quorum of the whole set held is on every fence of it.
-func (s side) survivors() side {
-	s.quorum, s.all = s.fence, s.members.size()
+// survivors is the side whose members are those that are left of several after
+// one was lost for good: what a quorum of them all held is on one at least of as
+// many as a fence of them all takes.
+func (s side) survivors(of, rf int) side {
+	s.quorum, s.all = fence(of, rf), s.members.size()
+	if mutant == mutantSurvivorsTooFew {
+		s.quorum = max(s.quorum-1, 1)
+	}
+	s.fence = s.quorum
 	return s
 }
 

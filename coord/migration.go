@@ -166,14 +166,23 @@ func (t *Topology) Current() *Migration {
 	return nil
 }
 
-// Next is the migration that is to begin next, nil without one.
-func (t *Topology) Next() *Migration {
+// Next is the migration that is to begin next, nil without one: the oldest, but
+// one that rebuilds what a lost node held goes before the others. Keys have too
+// few replicas until then, and others may wait for the lost node to be swept.
+func (t *Topology) Next() (next *Migration) {
 	for i := range t.Migrations {
-		if t.Migrations[i].Status == MigrationPending {
-			return &t.Migrations[i]
+		m := &t.Migrations[i]
+		if m.Status != MigrationPending {
+			continue
+		}
+		if m.lostNode() != "" {
+			return m
+		}
+		if next == nil {
+			next = m
 		}
 	}
-	return nil
+	return next
 }
 
 // Migration is the one with an id, nil where there is none.

@@ -36,8 +36,20 @@ const (
 	mutantLostMintSent
 	mutantMintByAnyone
 	mutantNoFingerprint
+	mutantOldSideOnly
+	mutantNewSideOnly
+	mutantReadOldSide
+	mutantWriteBackOldSide
+	mutantMixedEpochs
+	mutantLowEpochs
+	mutantSharedCheckpoint
+	mutantSurvivorsTooFew
+	mutantReplacementVotes
+	mutantStaleFactor
+	mutantCollectAtMajority
+	mutantNoMessageBound
+	mutantFloorIgnored
 	mutantJoinUnswept
 	mutantNoFence
 	mutantCopyFromOne
-	mutantCollectAtMajority
 )

@@ -14,8 +14,11 @@ func (r idleReplica) Unavailable() error { return r.down }
 func (idleReplica) Describe(context.Context) (NodeDescription, error) {
 	return NodeDescription{}, nil
 }
-func (idleReplica) Scan(context.Context, ScanRequest) (ScanPage, error) { return ScanPage{}, nil }
-func (idleReplica) Close() error                                        { return nil }
+func (idleReplica) Scan(context.Context, ScanRequest) (ScanPage, error)  { return ScanPage{}, nil }
+func (idleReplica) Heard() (uint64, time.Duration)                       { return 0, 0 }
+func (idleReplica) Adopt(context.Context, uint64, []byte) error          { return nil }
+func (idleReplica) Sums(context.Context, SumRequest) ([]SpanSums, error) { return nil, nil }
+func (idleReplica) Close() error                                         { return nil }
 
 func TestRankPrefersThoseThatAnswer(t *testing.T) {
 	newPeer := func(id string, down error) *peer {

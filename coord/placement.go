@@ -13,7 +13,7 @@ type placement struct {
 	lost    *peer
 	loose   bool // one answer of those before the change is enough
 	union   [maxTargets]*peer
-	peers   []*peer // of union: all that are asked, in the ring's order
+	unions  int
 	indexes [MaxReplicationFactor]uint32
 }
 
@@ -29,15 +29,17 @@ func (v *view) place(p *placement, tenant string, token ring.Token, rf int) {
 	if m != nil {
 		v.placeNext(p, m, tenant, token, rf)
 	}
-	p.peers = p.union[:0]
+	p.unions = 0
 	for _, peer := range p.old[:p.olds] {
 		if peer != p.lost || p.isNew(peer) {
-			p.peers = append(p.peers, peer)
+			p.union[p.unions] = peer
+			p.unions++
 		}
 	}
 	for _, peer := range p.new[:p.news] {
 		if !p.isOld(peer) {
-			p.peers = append(p.peers, peer)
+			p.union[p.unions] = peer
+			p.unions++
 		}
 	}
 }
@@ -78,6 +80,9 @@ func (v *view) placeNext(p *placement, m *Migration, tenant string, token ring.T
 	p.news = 0 // the same replicas
 }
 
+// peers is all that are asked, in the ring's order. It is valid as long as p is.
+func (p *placement) peers() []*peer { return p.union[:p.unions] }
+
 func (p *placement) isOld(peer *peer) bool { return contains(p.old[:p.olds], peer) }
 func (p *placement) isNew(peer *peer) bool { return contains(p.new[:p.news], peer) }
 
@@ -107,7 +112,7 @@ func (p *placement) sides(targets []*peer) (sides [2]side) {
 	}
 	sides[0], sides[1] = newSide(old, p.rf[0]), newSide(next, p.rf[1])
 	if p.lost != nil {
-		sides[0] = sides[0].survivors()
+		sides[0] = sides[0].survivors(p.olds, p.rf[0])
 		if p.loose {
 			sides[0].quorum, sides[0].fence = 1, 1
 		}

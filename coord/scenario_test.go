@@ -238,6 +238,7 @@ func (s *scenario) operation(t *testing.T, words []string) *bool {
 		}
 		sub.targets = append(sub.targets, target)
 	}
+	sub.sides[0] = newSide(firstN(len(s.nodes)), len(s.nodes))
 	started := s.now
 	deadline := started.add(parseDuration(t, options["timeout"]))
 	budget := new(hedgeBudget)

@@ -3,6 +3,7 @@ package coord
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 )
@@ -28,6 +29,11 @@ type simRequest struct {
 	idempotencyKey string
 	print          Fingerprint
 	group          *effect
+	ttl            time.Duration
+	errand         errand      // of the simulator's own reads
+	view           *view       // that an errand begins with
+	tenant         Tenant      // likewise
+	done           func(error) // is told the end of an errand
 
 	called   int64 // in ticks, as all times of histories
 	returned int64
@@ -73,15 +79,34 @@ func (r *simRequest) attempt(c *simCoordinator, level Level) {
 				r.cutOff()
 				return
 			}
-			r.arrive(c, level)
+			r.arrive(c, level, s.now)
 		})
 		return
 	}
-	r.arrive(c, level)
+	r.arrive(c, level, s.now)
 }
 
-func (r *simRequest) arrive(c *simCoordinator, level Level) {
+func (r *simRequest) arrive(c *simCoordinator, level Level, sent instant) {
 	s := r.s
+	if r.forgotten() {
+		r.cutOff()
+		return
+	}
+	if !c.ready(r.key) {
+		// The coordinator gets the tenant, or a newer ring, first.
+		c.parked = append(c.parked, r)
+		c.load(r.key.tenantIndex, func(err error) {
+			at := slices.Index(c.parked, r)
+			c.parked = slices.Delete(c.parked, at, at+1)
+			if err != nil || s.now > sent.add(s.swarm.timeout) {
+				r.err = errSimMetadata
+				r.attemptFailed(NotApplied, false)
+				return
+			}
+			r.arrive(c, level, sent)
+		})
+		return
+	}
 	a, gen := s.begin(c, r, level)
 	if s.strikes(faultClientGone) {
 		s.at(s.now.add(s.spread(100*time.Microsecond, s.swarm.timeout)), func() {
@@ -90,6 +115,13 @@ func (r *simRequest) arrive(c *simCoordinator, level Level) {
 			}
 		})
 	}
+}
+
+// forgotten tells whether the request's idempotency key is, or soon will be,
+// one that nobody remembers: its client may not repeat it any more.
+func (r *simRequest) forgotten() bool {
+	s := r.s
+	return r.idempotencyKey != "" && s.now.add(s.swarm.timeout) > r.group.since.add(s.claims.ttl)
 }
 
 // attemptEnded takes an attempt's answer.
@@ -276,7 +308,9 @@ func (c *simClient) prepareWrite(r *simRequest) {
 	if r.kind == requestPut {
 		r.value = append(strconv.AppendInt(append(r.value, '#'), int64(r.id), 10), "="+r.key.name...)
 	}
-	r.print = fingerprint(WriteRequest{Value: r.value, Delete: r.kind == requestDelete})
+	if s.swarm.ttls > 0 && r.kind == requestPut && s.chance(s.swarm.ttls) {
+		r.ttl = s.spread(10*time.Millisecond, 2*s.swarm.hintLifetime)
+	}
 	if !s.chance(s.swarm.keyed) {
 		return
 	}
@@ -286,8 +320,9 @@ func (c *simClient) prepareWrite(r *simRequest) {
 		r.group.mixed = true
 	} else {
 		r.idempotencyKey = "k" + strconv.Itoa(r.id)
-		r.group = new(effect)
+		r.group = &effect{since: s.now}
 	}
+	r.print = fingerprint(WriteRequest{Value: r.value, Delete: r.kind == requestDelete, TTL: r.ttl})
 	if len(c.recent) < 8 {
 		c.recent = append(c.recent, r)
 	} else {
@@ -300,6 +335,11 @@ func (c *simClient) prepareWrite(r *simRequest) {
 func (c *simClient) replay(at *simCoordinator) {
 	s := c.s
 	r := c.recent[s.IntN(len(c.recent))]
+	if r.forgotten() {
+		s.after(s.upTo(s.swarm.think), c.request)
+		c.recent = slices.DeleteFunc(c.recent, (*simRequest).forgotten)
+		return
+	}
 	if !r.ok {
 		r.inDoubt = true
 	}

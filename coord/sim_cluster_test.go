@@ -16,15 +16,22 @@ type sim struct {
 	swarm swarm
 	keys  []*simEntry
 
-	nodes             []*simReplica
-	coordinators      []*simCoordinator
-	claims            simClaims
-	storeDownUntil    instant
-	hints             []*simHint // in the metadata store
-	metadataDownUntil instant
-	clients           []*simClient
-	idle              int // clients that have stopped
-	healed            bool
+	nodes          []*simReplica
+	coordinators   []*simCoordinator
+	claims         simClaims
+	storeDownUntil instant
+	hints          []*simHint // in the metadata store
+	metadata       simMetadata
+	epochs         []*simEpoch // by epoch
+	placement      placement   // scratch
+	replacements   int         // data directories beyond those at the start
+	migrations     int
+	entries        map[Position]*simEntry
+	byPosition     []*simEntry
+	holder         *simCoordinator // of the lease
+	clients        []*simClient
+	idle           int // clients that have stopped
+	healed         bool
 
 	asked    int   // attempts that clients have made
 	attempts int   // attempts that have reached a coordinator
@@ -42,12 +49,15 @@ type sim struct {
 
 // simFigures say how much a run has shown.
 type simFigures struct {
-	operations int64 // attempts that clients made
-	succeeded  int64
-	checked    int64 // requests in histories
-	unknown    int64 // histories that porcupine gave up on
-	events     int64
-	faults     faultCounts
+	operations   int64 // attempts that clients made
+	succeeded    int64
+	checked      int64 // requests in histories
+	unknown      int64 // histories that porcupine gave up on
+	events       int64
+	faults       faultCounts
+	steps        int64 // of topology changes
+	collected    int64 // versions that replicas forgot
+	expiredHints int64
 }
 
 func (f *simFigures) add(x *simFigures) {
@@ -57,6 +67,9 @@ func (f *simFigures) add(x *simFigures) {
 	f.unknown += x.unknown
 	f.events += x.events
 	f.faults.add(&x.faults)
+	f.steps += x.steps
+	f.collected += x.collected
+	f.expiredHints += x.expiredHints
 }
 
 // newSim makes the cluster of a seed. A directed run changes the swarm that the
@@ -67,26 +80,36 @@ func newSim(seed uint64, operations int, direct func(*swarm, dice)) *sim {
 	if direct != nil {
 		direct(&s.swarm, s.dice)
 	}
-	s.claims = simClaims{&s.world, map[ClaimKey]simClaim{}, DefaultIdempotencyTTL}
 	w := &s.swarm
-	members := make([]ring.Node, w.nodes)
-	for i := range members {
-		members[i] = ring.Node{ID: "n" + strconv.Itoa(i+1), VirtualNodes: 4}
+	s.claims = simClaims{&s.world, map[ClaimKey]simClaim{}, w.claimLifetime}
+	s.metadata.checkpoints = map[string]MigrationProgress{}
+	t := Topology{Version: 1, Epoch: 1}
+	for i := range w.nodes {
+		id := "n" + strconv.Itoa(i+1)
+		t.Nodes = append(t.Nodes, StorageNode{ID: id, UUID: id, Host: id, VirtualNodes: simVirtualNodes, Status: NodeActive})
+		s.addNode(id, id)
 	}
-	placement, err := ring.New(1, members)
-	if err != nil {
-		panic(err) // a bug of the simulator
+	for i, rf := range w.tenants {
+		id := "t" + strconv.Itoa(i)
+		s.metadata.tenants = append(s.metadata.tenants, Tenant{ID: id, Space: id, ReplicationFactor: rf, Since: 1})
 	}
+	s.metadata.topology = t
+	s.epochs = make([]*simEpoch, 1)
+	s.newEpoch()
+	s.entries = make(map[Position]*simEntry, w.keys)
 	for i := range w.keys {
 		tenant := i % len(w.tenants)
-		key := "k" + strconv.Itoa(i/len(w.tenants)) // tenants use the same keys
-		s.keys = append(s.keys, newSimEntry(placement, i, "t"+strconv.Itoa(tenant), key, w.tenants[tenant]))
+		k := &simEntry{
+			index: i, tenant: s.metadata.tenants[tenant].ID, tenantIndex: tenant,
+			key:     "k" + strconv.Itoa(i/len(w.tenants)), // tenants use the same keys
+			records: map[identity]*record{}, owned: make([]bool, maxSimNodes),
+		}
+		k.name = k.tenant + "/" + k.key
+		k.token = ring.KeyToken(k.tenant, k.key)
+		s.keys = append(s.keys, k)
+		s.entries[k.position()] = k
 	}
-	for i, n := range placement.Nodes() {
-		s.nodes = append(s.nodes, &simReplica{
-			s: s, id: n.ID, index: i, up: true, data: make([]simHeld, len(s.keys)), clock: s.newClock(),
-		})
-	}
+	s.sortKeys()
 	for i := range w.coordinators {
 		c := &simCoordinator{s: s, id: "c" + strconv.Itoa(i+1), index: i, clock: s.newClock()}
 		c.boot()
@@ -98,24 +121,35 @@ func newSim(seed uint64, operations int, direct func(*swarm, dice)) *sim {
 		c.next(nil)
 	}
 	s.replayHints()
+	s.operate()
+	s.keepHouse()
 	for k := firstTimedFault; k < faultKinds; k++ {
 		s.haunt(k)
 	}
 	return s
 }
 
-func newSimEntry(placement *ring.Ring, index int, tenant, key string, rf int) *simEntry {
-	k := &simEntry{
-		index: index, tenant: tenant, key: key, name: tenant + "/" + key, rf: rf,
-		owned: make([]bool, placement.Len()), records: map[identity]*record{},
+const (
+	simVirtualNodes = 4
+	// maxSimNodes bounds the data directories of a run.
+	maxSimNodes = 16
+)
+
+// addNode makes a storage node with an empty data directory.
+func (s *sim) addNode(id, uuid string) *simReplica {
+	n := &simReplica{
+		s: s, id: id, uuid: uuid, index: len(s.nodes), data: make([]simHeld, s.swarm.keys), floors: make([]int64, s.swarm.keys), dropped: make([]int64, s.swarm.keys), clock: s.newClock(),
 	}
-	k.token = ring.KeyToken(k.tenant, k.key)
-	k.natural = placement.Replicas(nil, k.token, rf)
-	for _, n := range k.natural {
-		k.owned[n] = true
+	n.rate = n.clock.drift
+	s.nodes = append(s.nodes, n)
+	for _, c := range s.coordinators {
+		c.connect()
 	}
-	return k
+	n.start()
+	return n
 }
+
+func (k *simEntry) position() Position { return Position{k.token, k.tenant, k.key} }
 
 func (s *sim) newClock() simClock {
 	c := simClock{skew: s.around(s.swarm.skew)}

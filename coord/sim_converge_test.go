@@ -1,5 +1,7 @@
 package coord
 
+import "slices"
+
 // converge is the second half of a run: faults end, what is under way arrives,
 // and then every natural replica of a key must hold the same version, and every
 // coordinator must be able to write every key.
@@ -13,6 +15,7 @@ func (s *sim) converge() {
 			return
 		}
 	}
+	s.finishMigrations()
 	for _, c := range s.coordinators {
 		if c.issuer.last.Load()-c.clock.read(s.now) > int64(DefaultMaxClockOffset)/2 {
 			// Its first write would be refused and make it take a new
@@ -23,12 +26,12 @@ func (s *sim) converge() {
 	for round := 0; len(s.hints) > 0 && s.violation == nil; round++ {
 		if round == 3 {
 			h := s.hints[0]
-			s.violate(h.key, "P11", "a hint of %s for %s is pending after %d replays without faults", s.name(&h.version.Head), h.n.id, round)
+			s.violate(h.key, "P11", "a hint of %s for %s is pending after %d replays without faults", s.name(&h.version.Head), h.node, round)
 		}
 		s.coordinators[round%len(s.coordinators)].replay()
 		s.settleAll()
 	}
-	if s.figures.faults[faultCoordinatorCrash] == 0 {
+	if s.figures.faults[faultCoordinatorCrash] == 0 && s.figures.expiredHints == 0 && s.swarm.churn == 0 {
 		// No coordinator took hints with it: they suffice.
 		s.checkConverged("after healing and the replay of hints")
 	}
@@ -51,7 +54,7 @@ func (s *sim) sweep() {
 	for i, k := range s.keys {
 		r := s.newRequest(k, nil)
 		r.kind, r.level = requestGet, All
-		if len(k.natural) < k.rf {
+		if p := s.natural(k); len(p.old) < p.rf[0] {
 			r.level = One
 		}
 		s.mustSucceed(r, s.coordinators[i%len(s.coordinators)], "a read after healing")
@@ -62,7 +65,7 @@ func (s *sim) sweep() {
 func (s *sim) checkLive() {
 	for _, c := range s.coordinators {
 		for _, k := range s.keys {
-			if len(k.natural) < simNeed(Quorum, k.rf) {
+			if p := s.natural(k); len(p.old) < simNeed(Quorum, p.rf[0]) {
 				continue
 			}
 			r := s.newRequest(k, nil)
@@ -92,19 +95,21 @@ func (s *sim) checkConverged(when string) {
 		if s.violation != nil {
 			return
 		}
-		first := &s.nodes[k.natural[0]].data[k.index].version
+		owners := s.natural(k).old
+		first := &owners[0].data[k.index].version
 		for _, n := range s.nodes {
 			held := &n.data[k.index].version
 			switch {
-			case !k.owned[n.index]:
+			case !s.isMember(n):
+			case !slices.Contains(owners, n):
 				if held.Exists() {
-					s.violate(k, "P11", "%s, %s holds %s and is no replica of the key", when, n.id, s.name(&held.Head))
+					s.violate(k, "P11", "%s, %s holds %s and is no replica of the key", when, n.uuid, s.name(&held.Head))
 				}
 			case compareIdentity(&held.Head, &first.Head) != 0 || !sameContent(held, first):
 				s.violate(k, "P11", "%s, %s holds %s, but %s holds %s", when,
-					n.id, s.name(&held.Head), s.nodes[k.natural[0]].id, s.name(&first.Head))
-			case compareIdentity(&held.Head, &k.floor) < 0:
-				s.violate(k, "P11", "%s, %s holds %s, but clients knew of %s", when, n.id, s.name(&held.Head), s.name(&k.floor))
+					n.uuid, s.name(&held.Head), owners[0].uuid, s.name(&first.Head))
+			case compareIdentity(&held.Head, &k.floor) < 0 && !k.wasCollected(&k.floor):
+				s.violate(k, "P11", "%s, %s holds %s, but clients knew of %s", when, n.uuid, s.name(&held.Head), s.name(&k.floor))
 			}
 		}
 	}

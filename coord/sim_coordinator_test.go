@@ -23,15 +23,22 @@ type simCoordinator struct {
 	pausedUntil instant
 	cutStore    instant // the store is out of reach until then
 
-	issuer   *issuer
-	hedges   hedgeBudget
-	peers    []*peer // by node
-	links    []simLink
-	running  []*simAttempt
-	pending  []*simHint // not yet stored
-	flushing bool
-	greatest int64   // reading of its clock in this life
-	issued   []int64 // greatest timestamp issued in this life, by simEntry.index
+	issuer    *issuer
+	hedges    hedgeBudget
+	peers     []*peer    // by node
+	links     []*simLink // likewise
+	view      *view
+	tenants   []Tenant      // as they were last read
+	parked    []*simRequest // that wait for a tenant or a newer ring
+	waiting   []simWait
+	following bool // it is getting a newer ring
+	deaf      bool // metadata does not tell it of changes
+	leader    *simLeader
+	running   []*simAttempt
+	pending   []*simHint // not yet stored
+	flushing  bool
+	greatest  int64   // reading of its clock in this life
+	issued    []int64 // greatest timestamp issued in this life, by simEntry.index
 }
 
 // boot starts a new process with nothing but its id and what metadata keeps.
@@ -52,12 +59,18 @@ func (c *simCoordinator) boot() {
 	c.hedges.credit.Store(hedgeBurst)
 	c.pending, c.flushing = nil, false
 	c.issued = make([]int64, len(s.keys))
-	c.links = make([]simLink, len(s.nodes))
-	c.peers = c.peers[:0]
-	for i, n := range s.nodes {
-		c.links[i].s, c.links[i].n = s, n
-		c.peers = append(c.peers, &peer{node: StorageNode{ID: n.id}, replica: &c.links[i]})
+	c.links, c.peers = nil, nil
+	c.connect()
+	c.waiting, c.following = nil, false
+	c.deaf = s.chance(s.swarm.deaf)
+	// A process starts once metadata has answered.
+	c.view = nil
+	c.reshape(s.metadata.topology)
+	c.tenants = slices.Clone(s.metadata.tenants)
+	for i := range c.tenants {
+		c.tenants[i].AsOf = s.metadata.topology.Epoch
 	}
+	c.leader = &simLeader{c: c, life: c.life}
 }
 
 func (c *simCoordinator) wall() time.Time {
@@ -91,6 +104,10 @@ func (r *simRenewal) happen() {
 
 func (c *simCoordinator) crash() {
 	c.up = false
+	for _, r := range c.parked {
+		r.cutOff()
+	}
+	c.parked = nil
 	for _, a := range slices.Clone(c.running) {
 		op, wasLeft := a.op, a.left || a.answered
 		a.recycle()
@@ -111,23 +128,26 @@ type simAttempt struct {
 	op     *simRequest
 	group  *effect
 
-	key      *simEntry
-	level    Level
-	reading  bool
-	write    write
-	read     read
-	fx       effects
-	wakeAt   instant
-	deadline instant
-	targets  [maxTargets]target
-	peers    [maxTargets]*peer
-	slots    uint8
-	open     uint64 // calls that have not been answered, by slot
-	claimKey ClaimKey
-	step     uint32 // counts store steps
-	awaited  uint32 // the store step whose answer the machine waits for, or 0
-	answered bool
-	left     bool // its client has left
+	key        *simEntry
+	level      Level
+	reading    bool
+	write      write
+	read       read
+	fx         effects
+	wakeAt     instant
+	deadline   instant
+	targets    [maxTargets]target
+	peers      [maxTargets]*peer
+	heard      [maxTargets]heard
+	round      uint32 // counts the rings it was tried with
+	slots      uint16
+	open       [simSlots / 64]uint64 // calls that have not been answered, by slot
+	unanswered int
+	claimKey   ClaimKey
+	step       uint32 // counts store steps
+	awaited    uint32 // the store step whose answer the machine waits for, or 0
+	answered   bool
+	left       bool // its client has left
 
 	// What the simulator knows of it.
 	floor   Head    // the key's when it started
@@ -137,6 +157,9 @@ type simAttempt struct {
 	record  *record // of known
 	records []*record
 }
+
+// simSlots bounds the calls of an attempt.
+const simSlots = 512
 
 // begin starts an attempt at op on c, which must be up. With the attempt it
 // returns its generation: it may have ended already.
@@ -158,22 +181,28 @@ func (s *sim) begin(c *simCoordinator, op *simRequest, level Level) (*simAttempt
 	a.floor = op.key.floor
 	a.deadline = s.now.add(s.swarm.timeout)
 	c.hedges.earn()
-	a.place()
+	if op.view != nil {
+		a.place(op.view, &op.tenant)
+	} else {
+		a.place(c.view, &c.tenants[op.key.tenantIndex])
+	}
 	if s.traced(a.key) {
-		s.note(a.key, "attempt %d on %s at %s: %s", a.serial, c.id, level, op)
+		s.note(a.key, "attempt %d on %s at %s, epoch %d: %s", a.serial, c.id, level, a.subject().epoch, op)
 	}
 	if a.reading {
 		r := &a.read
+		r.errand, r.wall = op.errand, c.wall()
 		r.deadline, r.hedges = a.deadline, &c.hedges
-		r.awaitRepair = s.swarm.awaitRepair || s.healed
-		r.hedge = hedgeAfter(a.peers[:len(op.key.natural)], r.level.need(r.rf))
+		r.awaitRepair = s.swarm.awaitRepair || s.healed || op.errand != noErrand
+		r.hedge = hedgeAfter(a.peers[:len(r.targets)], r.level.need(r.rf))
 		r.start(s.now, &a.fx)
 	} else {
 		w := &a.write
 		w.issuer = c.issuer
 		w.value, w.delete = op.value, op.kind == requestDelete
 		w.deadline, w.hedges = a.deadline, &c.hedges
-		w.hedge = hedgeAfter(a.peers[:len(op.key.natural)], Majority(w.rf))
+		w.ttl = op.ttl
+		w.hedge = hedgeAfter(a.peers[:len(w.targets)], Majority(w.rf))
 		a.group = op.group
 		if op.idempotencyKey != "" {
 			w.keyed = true
@@ -191,13 +220,12 @@ func (s *sim) begin(c *simCoordinator, op *simRequest, level Level) (*simAttempt
 }
 
 // place chooses and ranks the replicas as the driver does.
-func (a *simAttempt) place() {
+func (a *simAttempt) place(v *view, t *Tenant) {
 	s, k := a.s, a.key
 	var down [maxTargets]error
-	peers := a.peers[:0]
-	for _, n := range k.natural {
-		peers = append(peers, a.c.peers[n])
-	}
+	p := &s.placement
+	v.place(p, t.ID, k.token, t.ReplicationFactor)
+	peers := append(a.peers[:0], p.peers()...)
 	rank(peers, s.now, a.level, down[:])
 	if s.swarm.shuffle {
 		up := 0
@@ -206,17 +234,15 @@ func (a *simAttempt) place() {
 		}
 		s.Shuffle(up, func(i, j int) { peers[i], peers[j] = peers[j], peers[i] })
 	}
-	sub := subject{
+	sub := a.subject()
+	*sub = subject{
 		tenant: k.tenant, key: k.key, token: k.token,
-		epoch: 1, level: a.level, rf: k.rf, targets: a.targets[:len(peers)],
+		epoch: v.topology.Epoch, level: a.level, rf: t.ReplicationFactor, targets: a.targets[:len(peers)],
+		sides: p.sides(peers),
 	}
 	for i, p := range peers {
-		sub.targets[i] = target{node: p.node.ID, down: down[i]}
-	}
-	if a.reading {
-		a.read.subject = sub
-	} else {
-		a.write.subject = sub
+		sub.targets[i] = target{node: p.node.UUID, down: down[i]}
+		a.heard[i].boot, a.heard[i].clock = p.replica.Heard()
 	}
 }
 
@@ -259,7 +285,7 @@ func (a *simAttempt) carryOut() {
 		a.send(send)
 	}
 	fx.reset()
-	if a.answered && a.open == 0 && a.awaited == 0 {
+	if a.answered && a.unanswered == 0 && a.awaited == 0 {
 		a.recycle()
 	}
 }
@@ -269,12 +295,18 @@ func (a *simAttempt) send(send send) {
 	p := a.peers[send.target]
 	n := p.replica.(*simLink).n
 	call := s.newCall(&simCall{
-		s: s, attempt: a, gen: a.gen, serial: a.serial, slot: a.slots, c: a.c, life: a.c.life, n: n, key: a.key,
+		s: s, attempt: a, gen: a.gen, round: a.round, serial: a.serial, slot: a.slots, c: a.c, life: a.c.life, n: n, key: a.key,
+		epoch: a.subject().epoch, heard: a.heard[send.target],
 		kind: send.kind, intent: send.intent, phase: send.phase, target: send.target,
 		learn: send.kind != CallApply && !send.hedge, sentAt: s.now, deadline: a.deadline,
 	})
-	a.open |= 1 << a.slots
+	if a.slots == simSlots-1 {
+		s.violate(a.key, "engine", "attempt %d makes too many calls", a.serial)
+		return
+	}
+	a.open[a.slots/64] |= 1 << (a.slots % 64)
 	a.slots++
+	a.unanswered++
 	if send.kind == CallApply {
 		if a.reading {
 			call.version = a.read.best
@@ -301,20 +333,28 @@ func (c *simCoordinator) finish(call *simCall) {
 		s.plan(c.pausedUntil, call)
 		return
 	}
-	if call.hint != nil {
-		c.replayed(call)
-		return
+	if call.told.boot == call.n.boot { // answers of an earlier life came over another connection
+		c.links[call.n.index].hear(call.told)
 	}
-	a := call.attempt
-	if a.gen != call.gen || a.open&(1<<call.slot) == 0 {
+	if call.then != nil {
+		if !call.copy {
+			call.then(call)
+		}
 		s.freeCall(call)
 		return
 	}
-	a.open &^= 1 << call.slot
+	a := call.attempt
+	if bit := uint64(1) << (call.slot % 64); a.gen != call.gen || a.open[call.slot/64]&bit == 0 {
+		s.freeCall(call)
+		return
+	} else {
+		a.open[call.slot/64] &^= bit
+	}
+	a.unanswered--
 	if call.err != nil && !s.healed && s.chance(0.2) && !errors.Is(call.err, ErrReplicaRefused) {
 		c.links[call.n.index].downUntil = s.now.add(s.spread(2*time.Millisecond, 300*time.Millisecond))
 	}
-	a.peers[call.target].answered(s.now, time.Duration(s.now-call.sentAt), call.learn, call.err)
+	c.peers[call.n.index].answered(s.now, time.Duration(s.now-call.sentAt), call.learn, call.err)
 	if s.traced(a.key) {
 		if call.err != nil {
 			s.note(a.key, "failed: %s: %v", call, call.err)
@@ -322,13 +362,18 @@ func (c *simCoordinator) finish(call *simCall) {
 			s.note(a.key, "answered: %s: holds %s", call, s.name(&call.held.Head))
 		}
 	}
-	if a.reading {
+	newer := newerEpoch(call.err)
+	switch {
+	case !a.subject().counts(call.round, a.round):
+	case newer != 0 && !a.isAnswered():
+		a.outdate(newer)
+	case a.reading:
 		a.read.reply(call.phase, int(call.target), &call.held, call.err, s.now, &a.fx)
-	} else {
+	default:
 		if call.phase == phaseClocks && !a.write.clocksOK && call.err == nil {
 			a.seen = max(a.seen, call.held.Timestamp)
 		}
-		a.write.reply(call.phase, int(call.target), &call.held, call.err, s.now, &a.fx)
+		a.write.reply(call.phase, int(call.target), &call.held, call.floor, call.err, s.now, &a.fx)
 	}
 	s.freeCall(call)
 	a.carryOut()
@@ -336,6 +381,11 @@ func (c *simCoordinator) finish(call *simCall) {
 
 // finished tells the simulator and the client the result.
 func (a *simAttempt) finished() {
+	if a.op.done != nil {
+		a.left = true
+		a.op.done(a.read.err)
+		return
+	}
 	a.s.checkAnswer(a)
 	if a.left {
 		return
@@ -413,16 +463,17 @@ func (t *simTimer) happen() {
 
 // simEntry is a key with everything that is known of it.
 type simEntry struct {
-	index   int
-	tenant  string
-	key     string
-	name    string // tenant/key
-	token   ring.Token
-	rf      int
-	natural []uint32 // nodes
-	owned   []bool   // by node
+	index       int
+	tenant      string
+	key         string
+	name        string // tenant/key
+	token       ring.Token
+	tenantIndex int
+	places      []*simPlaces // by epoch
+	owned       []bool       // by node: it was a replica once
 
-	records map[identity]*record
-	newest  int64 // greatest timestamp of any version
-	floor   Head  // what a quorum is known to hold, since some client was told
+	records   map[identity]*record
+	newest    int64   // greatest timestamp of any version
+	floor     Head    // what a quorum is known to hold, since some client was told
+	collected *record // the greatest version that was collected
 }

@@ -56,11 +56,11 @@ func (s *sim) inject(k faultKind) bool {
 		s.storeDownUntil = s.until(5*time.Millisecond, time.Second)
 		s.noteFault("the store fails until %v", time.Duration(s.storeDownUntil))
 	case faultMetadataOutage:
-		if s.metadataDownUntil > s.now {
+		if s.metadata.downUntil > s.now {
 			return false
 		}
-		s.metadataDownUntil = s.until(5*time.Millisecond, 3*time.Second)
-		s.noteFault("metadata fails until %v", time.Duration(s.metadataDownUntil))
+		s.metadata.downUntil = s.until(5*time.Millisecond, 3*time.Second)
+		s.noteFault("metadata fails until %v", time.Duration(s.metadata.downUntil))
 	}
 	return true
 }
@@ -82,12 +82,12 @@ func (s *sim) jump() time.Duration {
 func (s *sim) mayFail(n *simReplica) bool {
 	failed, rf := 0, len(s.nodes)
 	for _, m := range s.nodes {
-		if m.failing() {
+		if m.failing() && s.isMember(m) {
 			failed++
 		}
 	}
-	for _, tenant := range s.swarm.tenants {
-		if tenant > 1 {
+	for i := range s.metadata.tenants {
+		if tenant := s.metadata.tenants[i].ReplicationFactor; tenant > 1 {
 			rf = min(rf, tenant)
 		}
 	}
@@ -105,8 +105,8 @@ func (s *sim) injectNode(k faultKind, n *simReplica) bool {
 		back := s.until(2*time.Millisecond, time.Second)
 		s.noteNode(n, "%s crashes, and is back at %v", n.id, time.Duration(back))
 		s.at(back, func() {
-			if !n.up {
-				n.up = true
+			if !n.up && !n.dead {
+				n.start()
 				s.noteNode(n, "%s is back", n.id)
 			}
 		})
@@ -170,18 +170,18 @@ func (s *sim) partition() {
 	}
 	switch s.IntN(4) {
 	case 0:
-		cut(&c.links[n.index])
+		cut(c.links[n.index])
 		s.noteNode(n, "%s and %s are parted (out %t, back %t) until %v", c.id, n.id, out, back, time.Duration(until))
 	case 1:
 		for i := range s.nodes {
 			if s.swarm.brutal || s.chance(0.5) {
-				cut(&c.links[i])
+				cut(c.links[i])
 			}
 		}
 		s.noteFault("%s is parted from some nodes (out %t, back %t) until %v", c.id, out, back, time.Duration(until))
 	case 2:
 		for _, c := range s.coordinators {
-			cut(&c.links[n.index])
+			cut(c.links[n.index])
 		}
 		s.noteNode(n, "%s is parted from all coordinators (out %t, back %t) until %v", n.id, out, back, time.Duration(until))
 	case 3:
@@ -194,18 +194,26 @@ func (s *sim) partition() {
 func (s *sim) heal() {
 	s.noteFault("all is healed")
 	s.healed = true
-	s.storeDownUntil, s.metadataDownUntil = 0, 0
+	s.storeDownUntil, s.metadata.downUntil = 0, 0
 	for _, n := range s.nodes {
-		n.up, n.pausedUntil, n.fullUntil = true, 0, 0
+		n.pausedUntil, n.fullUntil = 0, 0
+		if !n.up && !n.dead {
+			n.start()
+		}
 		n.clock = simClock{skew: s.around(10 * time.Millisecond)}
 	}
 	for _, c := range s.coordinators {
 		c.pausedUntil, c.cutStore = 0, 0
 		c.clock = simClock{skew: s.around(10 * time.Millisecond)}
 		s.revive(c)
-		for i := range c.links {
-			l := &c.links[i]
-			l.downUntil, l.cutOut, l.cutBack = 0, 0, 0
+		for _, l := range c.links {
+			l.downUntil, l.cutOut, l.cutBack, l.heard = 0, 0, 0, heard{}
 		}
 	}
+}
+
+// isMember tells whether a data directory is one of the cluster's.
+func (s *sim) isMember(n *simReplica) bool {
+	m := s.metadata.topology.Node(n.id)
+	return m != nil && m.UUID == n.uuid && m.Status != NodeInactive
 }

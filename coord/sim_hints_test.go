@@ -1,6 +1,7 @@
 package coord
 
 import (
+	"errors"
 	"slices"
 	"time"
 )
@@ -9,17 +10,18 @@ import (
 // keeps hints in memory until the metadata store has them; then whichever
 // coordinator is up may replay them.
 type simHint struct {
-	n       *simReplica
+	node    string // id
 	key     *simEntry
 	version Version
 	record  *record
+	ends    instant // of its lifetime, which counts from the start of the write
 }
 
 // newer puts a hint among others, of which only the newest for each node and
 // key stays.
 func newer(hints []*simHint, h *simHint) []*simHint {
 	for i, old := range hints {
-		if old.n == h.n && old.key == h.key {
+		if old.node == h.node && old.key == h.key {
 			if compareIdentity(&old.version.Head, &h.version.Head) < 0 {
 				hints[i] = h
 			}
@@ -41,7 +43,8 @@ func (a *simAttempt) noteMissed(missed set) {
 			s.violate(a.key, "outcome", "attempt %d hints %s, which is not applied", a.serial, s.name(&a.write.version.Head))
 			return
 		}
-		c.pending = newer(c.pending, &simHint{n, a.key, a.write.version, a.record})
+		ends := a.deadline.add(s.swarm.hintLifetime - s.swarm.timeout)
+		c.pending = newer(c.pending, &simHint{n.id, a.key, a.write.version, a.record, ends})
 	}
 	if !c.flushing {
 		c.flushing = true
@@ -62,7 +65,7 @@ func (f *simFlush) happen() {
 	case c.life != f.life || !c.up:
 	case c.pausedUntil > s.now:
 		s.plan(c.pausedUntil, f)
-	case s.metadataDownUntil > s.now:
+	case s.metadata.downUntil > s.now:
 		s.plan(s.now.add(100*time.Millisecond), f)
 	default:
 		for _, h := range c.pending {
@@ -78,37 +81,60 @@ func (s *sim) replayHints() {
 		if s.healed {
 			return
 		}
-		if c := s.coordinators[s.IntN(len(s.coordinators))]; c.up && c.pausedUntil <= s.now && s.metadataDownUntil <= s.now {
+		if c := s.coordinators[s.IntN(len(s.coordinators))]; c.up && c.pausedUntil <= s.now && s.metadata.downUntil <= s.now {
 			c.replay()
 		}
 		s.replayHints()
 	})
 }
 
+// replay sends stored hints to those who own their keys now, as handoff does.
 func (c *simCoordinator) replay() {
 	s := c.s
+	v := c.view
+	s.hints = slices.DeleteFunc(s.hints, func(h *simHint) bool {
+		if h.ends <= s.now {
+			s.figures.expiredHints++
+		}
+		return h.ends <= s.now
+	})
 	for _, h := range s.hints {
-		if c.links[h.n.index].Unavailable() != nil {
+		if !c.ready(h.key) {
+			c.load(h.key.tenantIndex, func(error) {})
 			continue
 		}
-		call := s.newCall(&simCall{
-			s: s, hint: h, c: c, life: c.life, n: h.n, key: h.key, kind: CallApply, intent: IntentRepair,
-			version: h.version, record: h.record, sentAt: s.now, deadline: s.now.add(replayTimeout),
-		})
-		if s.traced(h.key) {
-			s.note(h.key, "replayed: %s", call)
+		var where placement
+		t := &c.tenants[h.key.tenantIndex]
+		v.place(&where, t.ID, h.key.token, t.ReplicationFactor)
+		// While the key's replicas change, both sets get what one of them missed.
+		targets := where.peers()
+		at := slices.IndexFunc(targets, func(p *peer) bool { return p.replica.(*simLink).n.id == h.node })
+		if at >= 0 && where.news == 0 {
+			targets = targets[at : at+1]
 		}
-		call.depart()
-	}
-}
-
-// replayed takes the answer to a replayed hint.
-func (c *simCoordinator) replayed(call *simCall) {
-	s := c.s
-	if call.err == nil {
-		if at := slices.Index(s.hints, call.hint); at >= 0 {
-			s.hints = slices.Delete(s.hints, at, at+1)
+		if slices.ContainsFunc(targets, func(p *peer) bool { return p.replica.Unavailable() != nil }) {
+			continue
+		}
+		left, failed := len(targets), false
+		for _, p := range targets {
+			l := p.replica.(*simLink)
+			call := c.newCall(l, CallApply, h.key, v.topology.Epoch, h.version, h.record)
+			call.then = func(call *simCall) {
+				left--
+				failed = failed || call.err != nil
+				if stale := (*StaleRingError)(nil); errors.As(call.err, &stale) {
+					c.refresh(nil)
+				}
+				if left == 0 && !failed {
+					if at := slices.Index(s.hints, h); at >= 0 {
+						s.hints = slices.Delete(s.hints, at, at+1)
+					}
+				}
+			}
+			if s.traced(h.key) {
+				s.note(h.key, "a hint for %s is replayed: %s", h.node, call)
+			}
+			call.depart()
 		}
 	}
-	s.freeCall(call)
 }

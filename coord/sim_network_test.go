@@ -18,11 +18,12 @@ const (
 // time exactly one event, or nobody, has it.
 type simCall struct {
 	s       *sim
-	attempt *simAttempt // nil: it replays hint
-	hint    *simHint
+	attempt *simAttempt // nil: then is told instead
+	then    func(*simCall)
 	gen     uint32 // of attempt: it is reused
+	round   uint32 // of the attempt: the ring it was tried with
 	serial  int    // of the attempt, for traces
-	slot    uint8  // of the call among the attempt's: its first answer counts
+	slot    uint16 // of the call among the attempt's: its first answer counts
 	c       *simCoordinator
 	life    uint32 // of c
 	n       *simReplica
@@ -38,9 +39,13 @@ type simCall struct {
 	sentAt   instant
 	deadline instant
 	key      *simEntry
+	epoch    uint64
+	heard    heard // of n, before version was decided on
 	version  Version
 	record   *record // of version
 	held     Version
+	told     heard // of n, with the answer
+	floor    int64
 	err      error
 }
 
@@ -114,7 +119,8 @@ func (call *simCall) duplicate(delay time.Duration) {
 func (call *simCall) answer() {
 	s := call.s
 	call.stage = callReturns
-	if call.copied && call.err != nil && errors.Is(call.err, ErrReplicaRefused) {
+	call.told = heard{call.n.boot, call.n.elapsed()}
+	if stale := (*StaleRingError)(nil); call.copied && call.err != nil && errors.Is(call.err, ErrReplicaRefused) && !errors.As(call.err, &stale) {
 		// To refuse a call says that it has no effect, ever. Of one that was
 		// duplicated nobody can say so.
 		call.err = errSimReset
@@ -157,10 +163,37 @@ type simLink struct {
 	downUntil instant // the coordinator knows it to be down
 	cutOut    instant // requests are lost until then
 	cutBack   instant // and answers until then
+	heard     heard
+	heardAt   instant
+}
+
+// Heard is what the node said last of its own time.
+func (l *simLink) Heard() (uint64, time.Duration) {
+	l.listen()
+	return l.heard.boot, l.heard.clock
+}
+
+// hear takes note of what the node said of its own time.
+func (l *simLink) hear(h heard) {
+	if h.boot > l.heard.boot || h.boot == l.heard.boot && h.clock > l.heard.clock {
+		l.heard, l.heardAt = h, l.s.now
+	}
+}
+
+// listen hears a node that was not asked anything for a while.
+func (l *simLink) listen() {
+	now := l.s.now
+	if l.heard.boot != 0 && time.Duration(now-l.heardAt) < l.s.swarm.messageLifetime/4 {
+		return
+	}
+	if n := l.n; n.up && n.pausedUntil <= now && l.cutOut <= now && l.cutBack <= now {
+		l.hear(heard{n.boot, n.elapsed()})
+	}
 }
 
 func (l *simLink) Unavailable() error {
-	if l.downUntil > l.s.now {
+	l.listen()
+	if l.downUntil > l.s.now || l.heard.boot == 0 {
 		return errSimLinkDown
 	}
 	return nil
@@ -169,15 +202,16 @@ func (l *simLink) Unavailable() error {
 var phaseNames = [...]string{"none", "clocks", "send", "read", "fetch", "repair"}
 
 func (call *simCall) String() string {
-	what := call.kind.String() + " of a hint"
-	if call.hint == nil {
-		what = phaseNames[call.phase] + " " + call.kind.String()
+	what := call.kind.String()
+	if call.attempt != nil {
+		what = phaseNames[call.phase] + " " + what
 	}
-	if call.kind == CallApply {
+	if call.kind == CallApply || call.kind == CallDrop {
 		what += " " + call.s.name(&call.version.Head)
 	}
-	if call.hint != nil {
-		return fmt.Sprintf("%s, %s and %s", what, call.c.id, call.n.id)
+	what += fmt.Sprintf(" at epoch %d", call.epoch)
+	if call.attempt != nil {
+		what += fmt.Sprintf(" of attempt %d", call.serial)
 	}
-	return fmt.Sprintf("%s of attempt %d, %s and %s", what, call.serial, call.c.id, call.n.id)
+	return fmt.Sprintf("%s, %s and %s", what, call.c.id, call.n.uuid)
 }

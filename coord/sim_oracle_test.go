@@ -40,6 +40,7 @@ type record struct {
 
 // effect is what one keyed request, or one attempt without a key, has done.
 type effect struct {
+	since    instant // when the request was first made
 	applied  *record // the version that replicas were given
 	answered *record // the version that clients were told of
 	mixed    bool    // the key was used for different requests
@@ -142,8 +143,8 @@ func (s *sim) sending(a *simAttempt, v *Version, n *simReplica) *record {
 	case !sameContent(&r.version, v):
 		s.violate(k, "P2", "attempt %d sends %s to %s with %s, but it was issued with %s",
 			a.serial, s.name(&v.Head), n.id, describeContent(v), describeContent(&r.version))
-	case !k.owned[n.index]:
-		s.violate(k, "P11", "attempt %d sends %s to %s, which is no replica of the key", a.serial, s.name(&v.Head), n.id)
+	case !s.replicasAt(k, a.subject().epoch).has(n) && mutant == noMutant:
+		s.violate(k, "P11", "attempt %d sends %s to %s, which is no replica of the key", a.serial, s.name(&v.Head), n.uuid)
 	}
 	if !a.reading {
 		if !a.sent.Exists() {
@@ -156,7 +157,7 @@ func (s *sim) sending(a *simAttempt, v *Version, n *simReplica) *record {
 }
 
 func sameContent(v, w *Version) bool {
-	return v.Tombstone == w.Tombstone && bytes.Equal(v.Value, w.Value) && slices.Equal(v.Clock, w.Clock)
+	return v.Tombstone == w.Tombstone && v.Expires == w.Expires && bytes.Equal(v.Value, w.Value) && slices.Equal(v.Clock, w.Clock)
 }
 
 func describeContent(v *Version) string {
@@ -171,6 +172,8 @@ func (s *sim) storing(n *simReplica, k *simEntry, held *simHeld, v Version, r *r
 	switch {
 	case compareIdentity(&v.Head, &held.version.Head) <= 0:
 		s.violate(k, "P6", "%s replaces %s by %s", n.id, s.name(&held.version.Head), s.name(&v.Head))
+	case k.collected != nil && compareIdentity(&v.Head, &k.collected.version.Head) < 0 && s.natural(k).has(n):
+		s.violate(k, "P6/P10", "%s stores %s, which %s had replaced before it was collected", n.uuid, s.name(&v.Head), s.name(&k.collected.version.Head))
 	case r.forbidden:
 		s.violate(k, "outcome", "%s stores %s, of which the client was told that it is not applied", n.id, s.name(&v.Head))
 	case r.group != nil && r.group.applied != nil && r.group.applied != r:
@@ -213,16 +216,7 @@ func (s *sim) checkAnswer(a *simAttempt) {
 	if v.Tombstone != w.delete || !bytes.Equal(v.Value, w.value) {
 		s.violate(k, "P8", "attempt %d succeeds as %s, which has %s instead of %q", a.serial, s.name(&v.Head), describeContent(v), w.value)
 	}
-	holders := 0
-	for _, n := range k.natural {
-		if compareIdentity(&s.nodes[n].data[k.index].version.Head, &v.Head) >= 0 {
-			holders++
-		}
-	}
-	if need := simNeed(a.level, k.rf); holders < need {
-		s.violate(k, "P7", "attempt %d succeeds at %s with %s, which %d of %d replicas hold, of which it takes %d",
-			a.serial, a.level, s.name(&v.Head), holders, k.rf, need)
-	}
+	s.checkHeld(a, &v.Head)
 	if first := a.group.answered; first != nil && first != r || !slices.Equal(w.result.Clock, v.Clock) {
 		s.violate(k, "P8", "attempt %d answers %s with %s, but the first answer was another", a.serial, s.name(&v.Head), w.result.Clock)
 	}
@@ -230,6 +224,64 @@ func (s *sim) checkAnswer(a *simAttempt) {
 	if a.level != One {
 		s.raiseFloor(k, &v.Head)
 	}
+}
+
+// checkHeld is P7: so many distinct replicas of the key, before and after a
+// change that is under way, hold at least what the level was told of, or have
+// held it until they were allowed to drop it.
+func (s *sim) checkHeld(a *simAttempt, h *Head) {
+	k := a.key
+	epoch := a.subject().epoch
+	if epoch == 0 { // the claim alone told that it was done
+		return
+	}
+	places := s.replicasAt(k, epoch)
+	count := func(nodes []*simReplica) (n int) {
+		for _, r := range nodes {
+			if compareIdentity(&r.data[k.index].version.Head, h) >= 0 || r.dropped[k.index] >= h.Timestamp {
+				n++
+			}
+		}
+		return n
+	}
+	old, next := count(places.old), count(places.new)
+	needOld, needNext := places.needs(a.level)
+	if a.write.noted == ClaimDone && a.write.sends.asked == 0 {
+		return // an earlier attempt was told at another epoch, perhaps
+	}
+	if old < needOld || next < needNext {
+		s.violate(k, "P7", "attempt %d succeeds at %s, epoch %d, with %s, which %d of %d replicas hold, of which it takes %d, and %d of %d after the change, of which it takes %d",
+			a.serial, a.level, epoch, s.name(h), old, len(places.old), needOld, next, len(places.new), needNext)
+	}
+}
+
+// dropping is told when a replica is about to forget what it holds: a node may
+// forget what it does not own, and what all replicas have kept for long enough.
+func (s *sim) dropping(n *simReplica, k *simEntry, held *simHeld) {
+	places := s.natural(k)
+	if !places.has(n) {
+		return
+	}
+	h := &held.version.Head
+	if !h.Tombstone && h.Expires == 0 {
+		s.violate(k, "P6", "%s drops %s, which it owns", n.uuid, s.name(h))
+		return
+	}
+	for _, r := range places.old {
+		if compareIdentity(&r.data[k.index].version.Head, h) < 0 && r.floors[k.index] < h.Timestamp {
+			s.violate(k, "P6", "%s drops %s, of which %s has never heard", n.uuid, s.name(h), r.uuid)
+		}
+	}
+	if k.collected == nil || compareIdentity(h, &k.collected.version.Head) > 0 {
+		k.collected = held.record
+	}
+	s.figures.collected++
+}
+
+// wasCollected tells whether a version, or one that has replaced it, may have
+// been forgotten by all replicas.
+func (k *simEntry) wasCollected(h *Head) bool {
+	return k.collected != nil && compareIdentity(h, &k.collected.version.Head) <= 0
 }
 
 // simNeed counts what a level takes, apart from the engine.
@@ -271,7 +323,7 @@ func (s *sim) checkRead(a *simAttempt) {
 		switch {
 		case a.record == nil:
 			s.violate(k, "P9", "attempt %d answers with %s, which nobody wrote to this key", a.serial, s.name(best))
-		case best.Tombstone != a.record.version.Tombstone, (r.err == nil) == best.Tombstone,
+		case best.Tombstone != a.record.version.Tombstone, (r.err == nil) == (best.Tombstone || best.Expires != 0 && r.wall.UnixNano() >= best.Expires),
 			r.err == nil && !bytes.Equal(r.result.Value, a.record.version.Value):
 			s.violate(k, "P9", "attempt %d answers %q, %v for %s, which was written with %s",
 				a.serial, r.result.Value, r.err, s.name(best), describeContent(&a.record.version))
@@ -281,6 +333,12 @@ func (s *sim) checkRead(a *simAttempt) {
 	}
 	if a.level == One {
 		return
+	}
+	if !best.Exists() && k.collected != nil {
+		a.record = k.collected // it saw that nothing is left of it
+		if k.wasCollected(&a.floor) {
+			return
+		}
 	}
 	if compareIdentity(best, &a.floor) < 0 {
 		s.violate(k, "P3/P4/P10", "attempt %d at %s read %s, but before it began a client knew of %s", a.serial, a.level, s.name(best), s.name(&a.floor))

@@ -21,10 +21,19 @@ func (c *simClock) read(now instant) int64 {
 type simReplica struct {
 	s           *sim
 	id          string
+	uuid        string
 	index       int
 	clock       simClock
 	data        []simHeld // by simEntry.index; durable
+	floors      []int64   // what it answers as Floor, likewise
+	dropped     []int64   // greatest timestamps that it dropped for whatever reason
+	epoch       uint64    // the highest it knows; durable
+	told        *Topology // the newest it was told of; durable
+	boot        uint64    // counts its lives
+	rate        int64     // of its own clock: fast by so many parts in a million
+	bootedAt    instant
 	up          bool
+	dead        bool // for good
 	pausedUntil instant
 	fullUntil   instant
 	syncing     []*simCall
@@ -34,6 +43,49 @@ type simReplica struct {
 type simHeld struct {
 	version Version
 	record  *record
+	since   time.Duration // by the node's own clock
+}
+
+// elapsed is the node's own clock: it counts from its start and never falls.
+func (n *simReplica) elapsed() time.Duration {
+	d := time.Duration(n.s.now - n.bootedAt)
+	return d + d/1_000_000*time.Duration(n.rate)
+}
+
+// start begins another life.
+func (n *simReplica) start() {
+	n.up = true
+	n.boot++
+	n.bootedAt = n.s.now
+	for _, c := range n.s.coordinators {
+		if n.s.healed || n.s.chance(0.8) { // it has noticed that the connection broke
+			c.links[n.index].heard = heard{}
+		}
+	}
+	for i := range n.data {
+		n.data[i].since = 0
+	}
+}
+
+// knows compares the epoch of a call with the one that the node knows, and
+// adopts a higher one. It is part of the transaction that does the call.
+func (n *simReplica) knows(epoch uint64) error {
+	if epoch < n.epoch && mutant != mutantLowEpochs {
+		return &StaleRingError{n.epoch}
+	}
+	n.epoch = max(n.epoch, epoch)
+	return nil
+}
+
+// fresh checks when a mutation was sent, by the node's own clock.
+func (n *simReplica) fresh(call *simCall) error {
+	if call.heard.boot == 0 || mutant == mutantNoMessageBound {
+		return nil
+	}
+	if call.heard.boot != n.boot || n.elapsed()-call.heard.clock > n.s.swarm.messageLifetime {
+		return errSimLate
+	}
+	return nil
 }
 
 func (n *simReplica) arrive(call *simCall) {
@@ -49,11 +101,13 @@ func (n *simReplica) arrive(call *simCall) {
 	}
 	held := &n.data[call.key.index].version
 	switch {
-	case call.kind == CallRead:
-		call.held = *held
-		call.answer()
-	case call.kind == CallHead:
-		call.held = Version{Head: held.Head}
+	case call.kind == CallRead || call.kind == CallHead:
+		if call.err = n.knows(call.epoch); call.err == nil {
+			call.held, call.floor = *held, n.floors[call.key.index]
+			if call.kind == CallHead {
+				call.held.Value = nil
+			}
+		}
 		call.answer()
 	case n.fullUntil > s.now:
 		s.strike(faultDiskFull)
@@ -89,6 +143,31 @@ func (n *simReplica) commit(call *simCall) {
 func (n *simReplica) keep(call *simCall) {
 	s := n.s
 	held := &n.data[call.key.index]
+	call.err = n.knows(call.epoch)
+	if call.err == nil {
+		call.err = n.fresh(call)
+	}
+	if call.err != nil {
+		if s.traced(call.key) {
+			s.note(call.key, "%s refused %s: %v", n.id, call, call.err)
+		}
+		return
+	}
+	if call.kind == CallDrop {
+		if held.version.Exists() && compareIdentity(&held.version.Head, &call.version.Head) == 0 {
+			if s.traced(call.key) {
+				s.note(call.key, "%s dropped %s", n.uuid, s.name(&held.version.Head))
+			}
+			s.dropping(n, call.key, held)
+			if call.version.Tombstone || call.version.Expires != 0 {
+				n.floors[call.key.index] = max(n.floors[call.key.index], call.version.Timestamp)
+			}
+			n.dropped[call.key.index] = max(n.dropped[call.key.index], call.version.Timestamp)
+			*held = simHeld{}
+		}
+		call.held = Version{Head: held.version.Head}
+		return
+	}
 	wall := time.Unix(0, n.clock.read(s.now))
 	store, err := Admit(&held.version.Head, &call.version.Head, call.intent, wall, DefaultMaxClockOffset)
 	if err != nil {
@@ -103,7 +182,7 @@ func (n *simReplica) keep(call *simCall) {
 			s.note(call.key, "%s stored %s, had %s", n.id, s.name(&call.version.Head), s.name(&held.version.Head))
 		}
 		s.storing(n, call.key, held, call.version, call.record)
-		held.version, held.record = call.version, call.record
+		held.version, held.record, held.since = call.version, call.record, n.elapsed()
 		if mutant == mutantDroppedTombstone && call.version.Tombstone {
 			*held = simHeld{}
 		}
@@ -133,6 +212,7 @@ var (
 	errSimRefused     = fmt.Errorf("%w: connection refused", ErrReplicaUnavailable)
 	errSimReset       = fmt.Errorf("%w: connection reset", ErrReplicaUnavailable)
 	errSimLost        = fmt.Errorf("%w: deadline exceeded", ErrReplicaUnavailable)
+	errSimLate        = fmt.Errorf("%w: the message is too old", ErrReplicaRefused)
 	errSimBusy        = fmt.Errorf("%w: too many calls wait", ErrReplicaRefused)
 	errSimLinkDown    = fmt.Errorf("%w: the link is down", ErrReplicaUnavailable)
 	errSimStoreFailed = fmt.Errorf("%w: it failed", ErrIdempotencyUnavailable)

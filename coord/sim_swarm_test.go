@@ -82,6 +82,20 @@ type swarm struct {
 	chance [faultKinds]float64       // of those that strike messages and operations
 	every  [faultKinds]time.Duration // mean time between the others
 	brutal bool                      // majorities fail too
+
+	churn   time.Duration            // mean time between changes of topology; 0: none
+	changes [operatorActions]float64 // weights
+	queue   int                      // changes that may wait
+	leaders int                      // that work at once: 1, or all
+	gossip  time.Duration            // within which coordinators are told of changes
+	deaf    float64                  // share of coordinators that are not
+
+	collect         time.Duration // between collections of what is deleted; 0: none
+	grace           time.Duration // how long all replicas must have held it
+	messageLifetime time.Duration
+	hintLifetime    time.Duration
+	claimLifetime   time.Duration
+	ttls            float64 // share of writes that expire
 }
 
 // dice is all the randomness of a run.
@@ -145,6 +159,10 @@ func newSwarm(d dice, operations int) swarm {
 	w.sync[0] = 10 * time.Microsecond
 	w.sync[1] = d.spread(20*time.Microsecond, 4*time.Millisecond)
 
+	w.messageLifetime, w.hintLifetime, w.claimLifetime = MessageLifetime, DefaultHintLifetime, DefaultIdempotencyTTL
+	if d.chance(0.5) {
+		w.enableChurn(d)
+	}
 	if d.chance(0.05) {
 		return w
 	}
@@ -166,6 +184,20 @@ func newSwarm(d dice, operations int) swarm {
 		w.every[k] += w.every[k] * lasting / 4
 	}
 	return w
+}
+
+// enableChurn turns changes of topology on.
+func (w *swarm) enableChurn(d dice) {
+	w.churn = churnEvery(d)
+	for k := range w.changes {
+		w.changes[k] = d.pick(0, 1, 1, 3)
+	}
+	w.changes[actAdd] = max(w.changes[actAdd], 0.5)
+	w.changes[actCancel] = d.pick(0, 0.3, 1)
+	w.queue = 1 + d.IntN(4)
+	w.leaders = 1 + d.IntN(2)
+	w.gossip = d.spread(5*time.Millisecond, time.Second)
+	w.deaf = d.pick(0, 0, 0.3, 1)
 }
 
 // enable turns a fault on at a random strength.
@@ -212,6 +244,6 @@ func (w *swarm) String() string {
 			on = append(on, fmt.Sprintf("%s/%v", k, w.every[k]))
 		}
 	}
-	return fmt.Sprintf("coordinators=%d nodes=%d factors=%v keys=%d clients=%d timeout=%v keyed=%g levels=%v skew=%v drift=%d brutal=%t faults=%v",
-		w.coordinators, w.nodes, w.tenants, w.keys, w.clients, w.timeout, w.keyed, w.levels[1:], w.skew, w.drift, w.brutal, on)
+	return fmt.Sprintf("coordinators=%d nodes=%d factors=%v keys=%d clients=%d timeout=%v keyed=%g levels=%v skew=%v drift=%d brutal=%t churn=%v%v queue=%d leaders=%d collect=%v faults=%v",
+		w.coordinators, w.nodes, w.tenants, w.keys, w.clients, w.timeout, w.keyed, w.levels[1:], w.skew, w.drift, w.brutal, w.churn, w.changes, w.queue, w.leaders, w.collect, on)
 }

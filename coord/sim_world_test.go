@@ -225,7 +225,7 @@ func (o *simOp) carryOut() {
 		}
 		o.calls(call, int(s.target), func(held Version, err error) {
 			if o.write != nil {
-				o.write.reply(s.phase, int(s.target), &held, err, o.world.now, &o.fx)
+				o.write.reply(s.phase, int(s.target), &held, 0, err, o.world.now, &o.fx)
 			} else {
 				o.read.reply(s.phase, int(s.target), &held, err, o.world.now, &o.fx)
 			}

@@ -75,7 +75,7 @@ func (m *migrations) sweep(ctx context.Context, v *view, id string) error {
 			if tenant != nil {
 				v.place(&where, tenant.ID, item.Position.Token, tenant.ReplicationFactor)
 			}
-			if tenant == nil || !contains(where.peers, p) {
+			if tenant == nil || !contains(where.peers(), p) {
 				drops = append(drops, item)
 			}
 		}

@@ -202,7 +202,12 @@ func (c *Coordinator) checkReplicationFactor(rf int) error {
 	if rf < 1 || rf > MaxReplicationFactor {
 		return fmt.Errorf("%w: %d, want 1 to %d", ErrInvalidReplicationFactor, rf, MaxReplicationFactor)
 	}
-	if nodes := c.view.Load().ring.Len(); rf > nodes {
+	v := c.view.Load()
+	nodes := v.ring.Len()
+	if v.next != nil {
+		nodes = min(nodes, v.next.Len())
+	}
+	if rf > nodes {
 		return fmt.Errorf("%w: %d, but there are %d active nodes", ErrInvalidReplicationFactor, rf, nodes)
 	}
 	return nil

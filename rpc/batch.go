@@ -47,12 +47,13 @@ func (s *service) BatchWrite(ctx context.Context, req *coordinatorpb.BatchWriteR
 		if item.Delete {
 			t.method = methodDelete
 		}
-		if err := s.checkItem(item); err != nil {
+		ttl, err := s.checkItem(item)
+		if err != nil {
 			t.finished(err)
 			continue
 		}
 		s.engine.StartWrite(coord.WriteRequest{
-			Tenant: tenant, Key: t.key, Value: item.Value, Delete: item.Delete,
+			Tenant: tenant, Key: t.key, Value: item.Value, Delete: item.Delete, TTL: ttl,
 			Level: level, IdempotencyKey: strings.Clone(item.IdempotencyKey), Deadline: due,
 		}, t)
 	}
@@ -127,17 +128,20 @@ func (s *service) checkBatch(tenant, consistency string, items int) (coord.Level
 	return checkLevel(consistency, s.defaultLevel)
 }
 
-func (s *service) checkItem(item *coordinatorpb.BatchWriteItem) error {
+func (s *service) checkItem(item *coordinatorpb.BatchWriteItem) (time.Duration, error) {
 	if err := checkKey(item.Key); err != nil {
-		return err
+		return 0, err
 	}
 	if err := checkIdempotencyKey(item.IdempotencyKey); err != nil {
-		return err
+		return 0, err
 	}
 	if item.Delete {
-		return nil
+		return 0, nil
 	}
-	return checkValue(item.Value, s.maxValue)
+	if err := checkValue(item.Value, s.maxValue); err != nil {
+		return 0, err
+	}
+	return checkTTL(item.TtlSeconds)
 }
 
 // batch is the operations of one request.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"time"
 	"unicode"
 	"unicode/utf8"
 
@@ -65,6 +66,17 @@ func checkValue(value []byte, most int) error {
 		return fmt.Errorf("%w: value is %d bytes, want at most %d", coord.ErrInvalidRequest, len(value), most)
 	}
 	return nil
+}
+
+// maxTTLSeconds bounds how long a value may be asked to live: ten years.
+const maxTTLSeconds = 10 * 365 * 24 * 60 * 60
+
+// checkTTL returns a lifetime, 0 for none.
+func checkTTL(seconds int64) (time.Duration, error) {
+	if seconds < 0 || seconds > maxTTLSeconds {
+		return 0, fmt.Errorf("%w: ttl_seconds is %d, want 0 (for ever) to %d", coord.ErrInvalidRequest, seconds, maxTTLSeconds)
+	}
+	return time.Duration(seconds) * time.Second, nil
 }
 
 // checkLevel reads a consistency level; the empty name is fallback.

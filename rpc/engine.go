@@ -27,12 +27,22 @@ type Engine interface {
 	Tenant(ctx context.Context, id string) (coord.Tenant, error)
 	// Tenants lists at most limit tenants with ids greater than after, by id.
 	Tenants(ctx context.Context, after string, limit int) ([]coord.Tenant, error)
-	SetReplicationFactor(ctx context.Context, id string, replicationFactor int) (before, after coord.Tenant, err error)
+	// SetReplicationFactor returns the tenant as it is, and the migration that
+	// was begun, which has no id where none is needed.
+	SetReplicationFactor(ctx context.Context, id string, replicationFactor int) (coord.Tenant, coord.Migration, error)
 	DeleteTenant(ctx context.Context, id string) error
 
-	// AddNode asks the node for its UUID, and registers it.
-	AddNode(context.Context, coord.StorageNode) error
-	RemoveNode(ctx context.Context, id string, force bool) error
+	// AddNode asks the node for its UUID, and begins to make it a member. The
+	// migration has no id where none is needed.
+	AddNode(context.Context, coord.StorageNode) (coord.Migration, error)
+	RemoveNode(ctx context.Context, id string, how coord.Removal) (coord.Migration, error)
+	// Plan tells what a change of members would move.
+	Plan(context.Context, coord.PlanRequest) (coord.Plan, error)
+	Migration(ctx context.Context, id string) (coord.MigrationState, error)
+	Migrations(context.Context) ([]coord.MigrationState, error)
+	CancelMigration(ctx context.Context, id string) error
+	// Repair compares replicas, and tells how far it has come.
+	Repair(ctx context.Context, req coord.RepairRequest, tell func(coord.RepairProgress)) error
 	// Nodes lists the registered nodes by id.
 	Nodes(context.Context) ([]coord.NodeState, error)
 	Status(context.Context) coord.Status

@@ -36,13 +36,17 @@ func (s *service) WriteKeyValue(ctx context.Context, req *coordinatorpb.WriteKey
 	if err := checkValue(req.Value, s.maxValue); err != nil {
 		return nil, err
 	}
+	ttl, err := checkTTL(req.TtlSeconds)
+	if err != nil {
+		return nil, err
+	}
 	if len(req.Value) > detachAbove {
 		req.TenantId = strings.Clone(req.TenantId)
 		req.Key = strings.Clone(req.Key)
 		req.IdempotencyKey = strings.Clone(req.IdempotencyKey)
 	}
 	result, err := s.engine.Write(ctx, coord.WriteRequest{
-		Tenant: req.TenantId, Key: req.Key, Value: req.Value, Level: level, IdempotencyKey: req.IdempotencyKey,
+		Tenant: req.TenantId, Key: req.Key, Value: req.Value, TTL: ttl, Level: level, IdempotencyKey: req.IdempotencyKey,
 		Deadline: time.Now().Add(s.writeTimeout),
 	})
 	if err != nil {

@@ -3,6 +3,7 @@ package rpc
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"testing"
 	"time"
@@ -32,10 +33,14 @@ type script struct {
 	tenants    func(after string, limit int) ([]coord.Tenant, error)
 	tenant     func(id string) (coord.Tenant, error)
 	create     func(id string, rf int) (coord.Tenant, error)
-	setRF      func(id string, rf int) (before, after coord.Tenant, err error)
+	setRF      func(id string, rf int) (coord.Tenant, coord.Migration, error)
 	drop       func(id string) error
-	addNode    func(coord.StorageNode) error
-	removeNode func(id string, force bool) error
+	addNode    func(coord.StorageNode) (coord.Migration, error)
+	removeNode func(id string, how coord.Removal) (coord.Migration, error)
+	plan       func(coord.PlanRequest) (coord.Plan, error)
+	migrations []coord.MigrationState
+	cancel     func(id string) error
+	repair     func(ctx context.Context, r coord.RepairRequest, tell func(coord.RepairProgress)) error
 	nodes      func() ([]coord.NodeState, error)
 	status     coord.Status
 }
@@ -70,14 +75,34 @@ func (s *script) Tenant(_ context.Context, id string) (coord.Tenant, error) { re
 func (s *script) Tenants(_ context.Context, after string, limit int) ([]coord.Tenant, error) {
 	return s.tenants(after, limit)
 }
-func (s *script) SetReplicationFactor(_ context.Context, id string, rf int) (before, after coord.Tenant, err error) {
+func (s *script) SetReplicationFactor(_ context.Context, id string, rf int) (coord.Tenant, coord.Migration, error) {
 	return s.setRF(id, rf)
 }
-func (s *script) DeleteTenant(_ context.Context, id string) error       { return s.drop(id) }
-func (s *script) AddNode(_ context.Context, n coord.StorageNode) error  { return s.addNode(n) }
-func (s *script) Nodes(context.Context) ([]coord.NodeState, error)      { return s.nodes() }
-func (s *script) Status(context.Context) coord.Status                   { return s.status }
-func (s *script) RemoveNode(_ context.Context, id string, f bool) error { return s.removeNode(id, f) }
+func (s *script) DeleteTenant(_ context.Context, id string) error { return s.drop(id) }
+func (s *script) AddNode(_ context.Context, n coord.StorageNode) (coord.Migration, error) {
+	return s.addNode(n)
+}
+func (s *script) Nodes(context.Context) ([]coord.NodeState, error) { return s.nodes() }
+func (s *script) Status(context.Context) coord.Status              { return s.status }
+func (s *script) RemoveNode(_ context.Context, id string, how coord.Removal) (coord.Migration, error) {
+	return s.removeNode(id, how)
+}
+func (s *script) Plan(_ context.Context, r coord.PlanRequest) (coord.Plan, error) { return s.plan(r) }
+func (s *script) Migration(_ context.Context, id string) (coord.MigrationState, error) {
+	for _, m := range s.migrations {
+		if m.ID == id {
+			return m, nil
+		}
+	}
+	return coord.MigrationState{}, fmt.Errorf("%w: %q", coord.ErrMigrationNotFound, id)
+}
+func (s *script) Migrations(context.Context) ([]coord.MigrationState, error) {
+	return s.migrations, nil
+}
+func (s *script) CancelMigration(_ context.Context, id string) error { return s.cancel(id) }
+func (s *script) Repair(ctx context.Context, r coord.RepairRequest, tell func(coord.RepairProgress)) error {
+	return s.repair(ctx, r, tell)
+}
 
 // start serves opts in memory and returns the server and a connection to it.
 func start(t testing.TB, opts Options) (*Server, *grpc.ClientConn) {

@@ -2,6 +2,7 @@ package rpc
 
 import (
 	"context"
+	"fmt"
 	"strings"
 
 	"github.com/pairdb/coordinator/coord"
@@ -10,50 +11,69 @@ import (
 )
 
 func (s *service) AddStorageNode(ctx context.Context, req *coordinatorpb.AddStorageNodeRequest) (*coordinatorpb.AddStorageNodeResponse, error) {
-	if err := checkNodeID(req.NodeId); err != nil {
+	node, err := nodeToAdd(req)
+	if err != nil {
 		return nil, err
+	}
+	begun, err := s.engine.AddNode(ctx, node)
+	if err != nil {
+		return nil, err
+	}
+	message := "storage node " + req.NodeId + " is a member at " + node.Address()
+	switch {
+	case begun.ID != "" && begun.Kind == coord.MigrationReplace:
+		message = "storage node " + req.NodeId + " replaces a lost disk: what that held is being rebuilt"
+	case begun.ID != "":
+		message = "storage node " + req.NodeId + " joins: its ranges are being copied to it"
+	}
+	return &coordinatorpb.AddStorageNodeResponse{Success: true, NodeId: req.NodeId, MigrationId: begun.ID, Message: message}, nil
+}
+
+// nodeToAdd checks a request for a node.
+func nodeToAdd(req *coordinatorpb.AddStorageNodeRequest) (coord.StorageNode, error) {
+	if err := checkNodeID(req.NodeId); err != nil {
+		return coord.StorageNode{}, err
 	}
 	if err := checkHost(req.Host); err != nil {
-		return nil, err
+		return coord.StorageNode{}, err
 	}
 	if err := checkPort(req.Port); err != nil {
-		return nil, err
+		return coord.StorageNode{}, err
 	}
 	if err := checkVirtualNodes(req.VirtualNodes); err != nil {
-		return nil, err
+		return coord.StorageNode{}, err
 	}
-	node := coord.StorageNode{
-		ID:           req.NodeId,
-		Host:         req.Host,
-		Port:         int(req.Port),
-		VirtualNodes: int(req.VirtualNodes),
-		Status:       coord.NodeActive,
-	}
+	node := coord.StorageNode{ID: req.NodeId, Host: req.Host, Port: int(req.Port), VirtualNodes: int(req.VirtualNodes)}
 	if node.VirtualNodes == 0 {
 		node.VirtualNodes = ring.DefaultVirtualNodes
 	}
-	if err := s.engine.AddNode(ctx, node); err != nil {
-		return nil, err
-	}
-	return &coordinatorpb.AddStorageNodeResponse{
-		Success: true,
-		NodeId:  req.NodeId,
-		Message: "storage node " + req.NodeId + " is registered at " + node.Address(),
-	}, nil
+	return node, nil
 }
 
 func (s *service) RemoveStorageNode(ctx context.Context, req *coordinatorpb.RemoveStorageNodeRequest) (*coordinatorpb.RemoveStorageNodeResponse, error) {
+	how, err := removal(req)
+	if err != nil {
+		return nil, err
+	}
+	begun, err := s.engine.RemoveNode(ctx, req.NodeId, how)
+	if err != nil {
+		return nil, err
+	}
+	message := "storage node " + req.NodeId + " leaves: its ranges are being copied to others"
+	if how.Force {
+		message = "storage node " + req.NodeId + " is given up: what it held is being rebuilt from the others"
+	}
+	return &coordinatorpb.RemoveStorageNodeResponse{Success: true, NodeId: req.NodeId, MigrationId: begun.ID, Message: message}, nil
+}
+
+func removal(req *coordinatorpb.RemoveStorageNodeRequest) (coord.Removal, error) {
 	if err := checkNodeID(req.NodeId); err != nil {
-		return nil, err
+		return coord.Removal{}, err
 	}
-	if err := s.engine.RemoveNode(ctx, req.NodeId, req.Force); err != nil {
-		return nil, err
+	if req.AcceptDataLoss && !req.Force {
+		return coord.Removal{}, fmt.Errorf("%w: accept_data_loss is set without force; a node that is not lost loses nothing", coord.ErrInvalidRequest)
 	}
-	return &coordinatorpb.RemoveStorageNodeResponse{
-		Success: true,
-		NodeId:  req.NodeId,
-		Message: "storage node " + req.NodeId + " is removed",
-	}, nil
+	return coord.Removal{Force: req.Force, AcceptLoss: req.AcceptDataLoss}, nil
 }
 
 func (s *service) ListStorageNodes(ctx context.Context, _ *coordinatorpb.ListStorageNodesRequest) (*coordinatorpb.ListStorageNodesResponse, error) {

@@ -132,7 +132,7 @@ func (p *pipeline) start(message *coordinatorpb.PipelineRequest, in *codec.Inbou
 		t := s.server.pipelined.Get().(*pipelined)
 		t.pipeline, t.id, t.kind, t.maxValue, t.started = p, op.Id, op.Kind, int(op.MaxValueBytes), now
 		t.cost = booked(op, mean)
-		level, err := s.checkOperation(op)
+		level, ttl, err := s.checkOperation(op)
 		if err == nil && draining {
 			err = coord.ErrShuttingDown
 		}
@@ -156,27 +156,32 @@ func (p *pipeline) start(message *coordinatorpb.PipelineRequest, in *codec.Inbou
 		default:
 			s.engine.StartWrite(coord.WriteRequest{
 				Tenant: t.tenant, Key: t.key, Value: value, Delete: t.kind == coordinatorpb.PipelineOperation_KIND_DELETE,
-				Level: level, IdempotencyKey: idempotencyKey, Deadline: now.Add(timeout),
+				TTL: ttl, Level: level, IdempotencyKey: idempotencyKey, Deadline: now.Add(timeout),
 			}, t)
 		}
 	}
 }
 
 // checkOperation checks what the handler of the operation's own RPC does.
-func (s *service) checkOperation(op *coordinatorpb.PipelineOperation) (coord.Level, error) {
+func (s *service) checkOperation(op *coordinatorpb.PipelineOperation) (level coord.Level, ttl time.Duration, err error) {
 	switch op.Kind {
 	case coordinatorpb.PipelineOperation_KIND_READ:
-		return s.checkAddress(op.TenantId, op.Key, op.Consistency)
+		level, err = s.checkAddress(op.TenantId, op.Key, op.Consistency)
+		return level, 0, err
 	case coordinatorpb.PipelineOperation_KIND_DELETE:
-		return s.checkMutation(op.TenantId, op.Key, op.Consistency, op.IdempotencyKey)
+		level, err = s.checkMutation(op.TenantId, op.Key, op.Consistency, op.IdempotencyKey)
+		return level, 0, err
 	case coordinatorpb.PipelineOperation_KIND_WRITE:
-		level, err := s.checkMutation(op.TenantId, op.Key, op.Consistency, op.IdempotencyKey)
-		if err == nil {
-			err = checkValue(op.Value, s.maxValue)
+		if level, err = s.checkMutation(op.TenantId, op.Key, op.Consistency, op.IdempotencyKey); err != nil {
+			return 0, 0, err
 		}
-		return level, err
+		if err = checkValue(op.Value, s.maxValue); err != nil {
+			return 0, 0, err
+		}
+		ttl, err = checkTTL(op.TtlSeconds)
+		return level, ttl, err
 	}
-	return 0, fmt.Errorf("%w: kind is %d, want write, delete or read", coord.ErrInvalidRequest, op.Kind)
+	return 0, 0, fmt.Errorf("%w: kind is %d, want write, delete or read", coord.ErrInvalidRequest, op.Kind)
 }
 
 // send writes answers to operations, and releases them.

@@ -249,10 +249,8 @@ func TestTenants(t *testing.T) {
 			return acme, nil
 		},
 		tenant: func(string) (coord.Tenant, error) { return acme, nil },
-		setRF: func(_ string, rf int) (before, after coord.Tenant, err error) {
-			after = acme
-			after.ReplicationFactor = rf
-			return acme, after, nil
+		setRF: func(string, int) (coord.Tenant, coord.Migration, error) {
+			return acme, coord.Migration{ID: "m7"}, nil
 		},
 		drop: func(string) error { return nil },
 		tenants: func(after string, limit int) ([]coord.Tenant, error) {
@@ -273,7 +271,7 @@ func TestTenants(t *testing.T) {
 		t.Errorf("get: %v, %v", g, err)
 	}
 	u, err := client.UpdateReplicationFactor(ctx, &coordinatorpb.UpdateReplicationFactorRequest{TenantId: "acme", NewReplicationFactor: 5})
-	if err != nil || !u.Success || u.OldReplicationFactor != 3 || u.NewReplicationFactor != 5 || u.UpdatedAt != updated.Unix() || u.MigrationId != "" {
+	if err != nil || !u.Success || u.OldReplicationFactor != 3 || u.NewReplicationFactor != 5 || u.UpdatedAt != updated.Unix() || u.MigrationId != "m7" {
 		t.Errorf("update: %v, %v", u, err)
 	}
 	if d, err := client.DeleteTenant(ctx, &coordinatorpb.DeleteTenantRequest{TenantId: "acme"}); err != nil || !d.Success {
@@ -309,15 +307,20 @@ func TestNodesAndStatus(t *testing.T) {
 		Keys:        5, DiskUsedFraction: 0.25, Unavailable: errors.New("down"), Latency: 1500 * time.Microsecond,
 	}
 	_, conn := start(t, Options{Version: "v1.2.3", Engine: &script{
-		addNode:    func(n coord.StorageNode) error { added = n; return nil },
-		removeNode: func(id string, force bool) error { return fmt.Errorf("%w: %s %t", coord.ErrNodeInUse, id, force) },
-		nodes:      func() ([]coord.NodeState, error) { return []coord.NodeState{state}, nil },
+		addNode: func(n coord.StorageNode) (coord.Migration, error) {
+			added = n
+			return coord.Migration{ID: "m8", Kind: coord.MigrationAdd}, nil
+		},
+		removeNode: func(id string, how coord.Removal) (coord.Migration, error) {
+			return coord.Migration{}, fmt.Errorf("%w: %s %t", coord.ErrNodeInUse, id, how.Force)
+		},
+		nodes: func() ([]coord.NodeState, error) { return []coord.NodeState{state}, nil },
 		status: coord.Status{NodeID: "c1", Incarnation: 4, Epoch: 2, StartedAt: time.Unix(1_700_000_000, 0), InFlight: 3,
 			Nodes: []coord.NodeState{state}},
 	}})
 	client, ctx := coordinatorpb.NewCoordinatorServiceClient(conn), testContext(t)
 	a, err := client.AddStorageNode(ctx, &coordinatorpb.AddStorageNodeRequest{NodeId: "s1", Host: "::1", Port: 7})
-	if err != nil || !a.Success || a.NodeId != "s1" || a.MigrationId != "" {
+	if err != nil || !a.Success || a.NodeId != "s1" || a.MigrationId != "m8" {
 		t.Errorf("add: %v, %v", a, err)
 	}
 	if added.ID != "s1" || added.VirtualNodes != ring.DefaultVirtualNodes || added.Address() != "[::1]:7" {
@@ -343,16 +346,137 @@ func TestNodesAndStatus(t *testing.T) {
 }
 
 func TestMigrations(t *testing.T) {
-	client, ctx := startClient(t, &script{}), testContext(t)
-	_, err := client.GetMigrationStatus(ctx, &coordinatorpb.GetMigrationStatusRequest{MigrationId: "m1"})
+	at := func(s int64) time.Time { return time.Unix(1_700_000_000+s, 0) }
+	engine := &script{
+		migrations: []coord.MigrationState{
+			{Migration: coord.Migration{ID: "m1", Kind: coord.MigrationRemove, Node: "s2", Status: coord.MigrationCompleted, CreatedAt: at(0), StartedAt: at(1), EndedAt: at(3)},
+				MigrationProgress: coord.MigrationProgress{Keys: 10, Total: 10, Bytes: 99, Part: 1}, Ends: at(3)},
+			{Migration: coord.Migration{ID: "m2", Kind: coord.MigrationResize, Tenant: "acme", Status: coord.MigrationInProgress, CreatedAt: at(0), StartedAt: at(4)},
+				MigrationProgress: coord.MigrationProgress{Keys: 5, Total: 20, Part: 0.25, Waiting: "nobody answers"}},
+		},
+		cancel: func(id string) error { return fmt.Errorf("%w: %s has ended", coord.ErrMigrationConflict, id) },
+	}
+	client, ctx := startClient(t, engine), testContext(t)
+	_, err := client.GetMigrationStatus(ctx, &coordinatorpb.GetMigrationStatusRequest{MigrationId: "m3"})
 	failureOf(t, err).want(t, codes.NotFound, "MIGRATION_NOT_FOUND", "")
 	_, err = client.CancelMigration(ctx, &coordinatorpb.CancelMigrationRequest{MigrationId: "m1"})
-	failureOf(t, err).want(t, codes.NotFound, "MIGRATION_NOT_FOUND", "")
+	failureOf(t, err).want(t, codes.FailedPrecondition, "MIGRATION_CONFLICT", "")
 	_, err = client.CancelMigration(ctx, &coordinatorpb.CancelMigrationRequest{})
 	failureOf(t, err).want(t, codes.InvalidArgument, "INVALID_REQUEST", "")
-	if l, err := client.ListMigrations(ctx, &coordinatorpb.ListMigrationsRequest{}); err != nil || len(l.Migrations) != 0 {
-		t.Errorf("list: %v, %v", l, err)
+	m, err := client.GetMigrationStatus(ctx, &coordinatorpb.GetMigrationStatusRequest{MigrationId: "m2"})
+	if err != nil || m.Type != "replication_change" || m.Status != "in_progress" || m.TenantId != "acme" || m.ErrorMessage != "nobody answers" ||
+		m.Progress.KeysMigrated != 5 || m.Progress.TotalKeys != 20 || m.Progress.Percentage != 25 || m.StartedAt != at(4).Unix() || m.EstimatedCompletion != 0 {
+		t.Errorf("m2: %v, %v", m, err)
 	}
+	l, err := client.ListMigrations(ctx, &coordinatorpb.ListMigrationsRequest{})
+	if err != nil || len(l.Migrations) != 2 {
+		t.Fatalf("list: %v, %v", l, err)
+	}
+	if m := l.Migrations[0]; m.Type != "node_deletion" || m.NodeId != "s2" || m.EndedAt != at(3).Unix() || m.EstimatedCompletion != at(3).Unix() || m.BytesRead != 99 {
+		t.Errorf("m1: %v", m)
+	}
+}
+
+func TestPlanAndRepair(t *testing.T) {
+	var asked coord.PlanRequest
+	var repaired coord.RepairRequest
+	engine := &script{
+		plan: func(r coord.PlanRequest) (coord.Plan, error) {
+			asked = r
+			return coord.Plan{Ranges: 3, Keys: 30, Bytes: 300,
+				Moves: []coord.PlanMove{{From: "s1", To: "s4", Ranges: 3, Keys: 30, Bytes: 300}},
+				Nodes: []coord.PlanNode{{ID: "s4", KeysAfter: 30, ShareAfter: 0.25}}}, nil
+		},
+		repair: func(_ context.Context, r coord.RepairRequest, tell func(coord.RepairProgress)) error {
+			repaired = r
+			tell(coord.RepairProgress{Spans: 2, Compared: 1})
+			tell(coord.RepairProgress{Spans: 2, Compared: 2, Differed: 1, Keys: 7, Bytes: 70})
+			return nil
+		},
+	}
+	client, ctx := startClient(t, engine), testContext(t)
+	p, err := client.PlanNodeChange(ctx, &coordinatorpb.PlanNodeChangeRequest{Add: &coordinatorpb.AddStorageNodeRequest{NodeId: "s4", Host: "h", Port: 1}})
+	if err != nil || p.Ranges != 3 || p.Keys != 30 || p.Bytes != 300 || len(p.Moves) != 1 || p.Nodes[0].ShareAfter != 0.25 || asked.Add == nil || asked.Add.ID != "s4" {
+		t.Errorf("plan: %v, %v, asked %+v", p, err, asked)
+	}
+	for _, bad := range []*coordinatorpb.PlanNodeChangeRequest{
+		{},
+		{Add: &coordinatorpb.AddStorageNodeRequest{NodeId: "s4"}},
+		{Remove: &coordinatorpb.RemoveStorageNodeRequest{NodeId: "s4", AcceptDataLoss: true}},
+		{Add: &coordinatorpb.AddStorageNodeRequest{NodeId: "s4", Host: "h", Port: 1}, Remove: &coordinatorpb.RemoveStorageNodeRequest{NodeId: "s4"}},
+	} {
+		_, err := client.PlanNodeChange(ctx, bad)
+		failureOf(t, err).want(t, codes.InvalidArgument, "INVALID_REQUEST", "")
+	}
+	stream, err := client.RepairReplicas(ctx, &coordinatorpb.RepairReplicasRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var last *coordinatorpb.RepairReplicasResponse
+	for {
+		m, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		last = m
+	}
+	if !last.GetDone() || last.Compared != 2 || last.KeysRepaired != 7 || repaired.Span != ring.Everything() {
+		t.Errorf("repair: %v, asked %+v", last, repaired)
+	}
+	stream, err = client.RepairReplicas(ctx, &coordinatorpb.RepairReplicasRequest{FirstToken: 2, LastToken: 1})
+	if err == nil {
+		_, err = stream.Recv()
+	}
+	failureOf(t, err).want(t, codes.InvalidArgument, "INVALID_REQUEST", "")
+}
+
+func TestScanKeys(t *testing.T) {
+	pages := []coord.KeysPage{
+		{Keys: []string{"a", "b"}, Next: &coord.Position{Token: 5, Tenant: "acme", Key: "b"}},
+		{Next: &coord.Position{Token: 9, Tenant: "other", Key: "x"}}, // nothing of the tenant's
+		{Keys: []string{"c"}},
+	}
+	engine := &script{keys: func(r coord.KeysRequest) (coord.KeysPage, error) {
+		switch {
+		case r.After == nil:
+			return pages[0], nil
+		case r.After.Token == 5:
+			return pages[1], nil
+		}
+		return pages[2], nil
+	}}
+	client, ctx := startClient(t, engine), testContext(t)
+	scan := func(token string) (keys []string, tokens []string) {
+		stream, err := client.ScanKeys(ctx, &coordinatorpb.ScanKeysRequest{TenantId: "acme", ResumeToken: token})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for {
+			m, err := stream.Recv()
+			if errors.Is(err, io.EOF) {
+				return keys, tokens
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			keys, tokens = append(keys, m.Keys...), append(tokens, m.ResumeToken)
+		}
+	}
+	keys, tokens := scan("")
+	if !slices.Equal(keys, []string{"a", "b", "c"}) || len(tokens) != 2 || tokens[1] != "" {
+		t.Fatalf("scanned %v, tokens %q", keys, tokens)
+	}
+	if keys, _ := scan(tokens[0]); !slices.Equal(keys, []string{"c"}) {
+		t.Errorf("resumed: %v", keys)
+	}
+	stream, err := client.ScanKeys(ctx, &coordinatorpb.ScanKeysRequest{TenantId: "acme", ResumeToken: "?"})
+	if err == nil {
+		_, err = stream.Recv()
+	}
+	failureOf(t, err).want(t, codes.InvalidArgument, "INVALID_REQUEST", "")
 }
 
 func TestBothServiceNames(t *testing.T) {

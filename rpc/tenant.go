@@ -37,16 +37,17 @@ func (s *service) UpdateReplicationFactor(ctx context.Context, req *coordinatorp
 	if err := checkReplicationFactor("new_replication_factor", req.NewReplicationFactor); err != nil {
 		return nil, err
 	}
-	before, after, err := s.engine.SetReplicationFactor(ctx, req.TenantId, int(req.NewReplicationFactor))
+	tenant, begun, err := s.engine.SetReplicationFactor(ctx, req.TenantId, int(req.NewReplicationFactor))
 	if err != nil {
 		return nil, err
 	}
 	return &coordinatorpb.UpdateReplicationFactorResponse{
 		Success:              true,
-		TenantId:             after.ID,
-		OldReplicationFactor: int32(before.ReplicationFactor),
-		NewReplicationFactor: int32(after.ReplicationFactor),
-		UpdatedAt:            after.UpdatedAt.Unix(),
+		TenantId:             tenant.ID,
+		OldReplicationFactor: int32(tenant.ReplicationFactor),
+		NewReplicationFactor: req.NewReplicationFactor,
+		MigrationId:          begun.ID,
+		UpdatedAt:            tenant.UpdatedAt.Unix(),
 	}, nil
 }
 

@@ -28,6 +28,21 @@ func (d *debt) owe(r uint16) {
 	d.changed = true
 }
 
+func (d *debt) settle(r uint16) {
+	d.ranges[r/8] &^= 1 << (r % 8)
+	d.changed = true
+}
+
+func (d *debt) owed() []uint16 {
+	var ranges []uint16
+	for i, b := range d.ranges {
+		for ; b != 0; b &= b - 1 {
+			ranges = append(ranges, uint16(8*i+bits.TrailingZeros8(b)))
+		}
+	}
+	return ranges
+}
+
 func (d *debt) owedRanges() int {
 	n := 0
 	for _, b := range d.ranges {
@@ -121,17 +136,53 @@ func (l ledger) write(ctx context.Context, tx pgx.Tx) error {
 	return tx.SendBatch(ctx, &changes).Close()
 }
 
+func checkRanges(ranges []uint16) error {
+	for _, r := range ranges {
+		if r >= 1<<coord.OwedRangeBits {
+			return fmt.Errorf("range %d is not below %d", r, 1<<coord.OwedRangeBits)
+		}
+	}
+	return nil
+}
+
 // Owe implements coord.Hints.
 func (s *Store) Owe(ctx context.Context, node string, ranges []uint16) error {
 	doing := fmt.Sprintf("owe %d ranges to node %q", len(ranges), node)
-	for _, r := range ranges {
-		if r >= 1<<coord.OwedRangeBits {
-			return fmt.Errorf("%s: range %d is not below %d", doing, r, 1<<coord.OwedRangeBits)
-		}
+	if err := checkRanges(ranges); err != nil {
+		return fmt.Errorf("%s: %w", doing, err)
 	}
 	return s.updateLedger(ctx, doing, func(_ context.Context, _ pgx.Tx, debts ledger) error {
 		for _, r := range ranges {
 			debts.of(node).owe(r)
+		}
+		return nil
+	})
+}
+
+// Owed implements coord.Hints.
+func (s *Store) Owed(ctx context.Context, node string) ([]uint16, error) {
+	var ranges []byte
+	err := s.db.row(ctx, into(&ranges), "SELECT ranges FROM debts WHERE node = $1", node)
+	if noRows(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, failed(ctx, fmt.Sprintf("list ranges owed to node %q", node), err)
+	}
+	var d debt
+	copy(d.ranges[:], ranges)
+	return d.owed(), nil
+}
+
+// Settle implements coord.Hints.
+func (s *Store) Settle(ctx context.Context, node string, ranges []uint16) error {
+	doing := fmt.Sprintf("settle %d ranges of node %q", len(ranges), node)
+	if err := checkRanges(ranges); err != nil {
+		return fmt.Errorf("%s: %w", doing, err)
+	}
+	return s.updateLedger(ctx, doing, func(_ context.Context, _ pgx.Tx, debts ledger) error {
+		for _, r := range ranges {
+			debts.of(node).settle(r)
 		}
 		return nil
 	})

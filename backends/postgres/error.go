@@ -41,7 +41,7 @@ func unanswered(ctx context.Context, kind error, doing string, err error) error 
 
 func isAnswer(err error) bool {
 	return errors.Is(err, coord.ErrTenantNotFound) || errors.Is(err, coord.ErrTenantExists) ||
-		errors.Is(err, coord.ErrNodeNotFound) || errors.Is(err, coord.ErrMigrationConflict) ||
+		errors.Is(err, coord.ErrMigrationConflict) ||
 		errors.Is(err, coord.ErrNodeIDTaken) || errors.Is(err, coord.ErrMetadataUnavailable)
 }
 

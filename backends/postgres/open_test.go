@@ -402,11 +402,12 @@ func TestWhatTheSchemaRefusesIsNotAnOutage(t *testing.T) {
 			t.Errorf("tenant %q: got %v, want a plain error", id, err)
 		}
 	}
-	_, err = s.PutNode(t.Context(), 0, coord.StorageNode{ID: "a", Status: "asleep"})
-	if err == nil || errors.Is(err, coord.ErrMetadataUnavailable) {
-		t.Errorf("unknown status: got %v, want a plain error", err)
+	must(s.CreateTenant(t.Context(), "shop", 3))(t)
+	err = s.SetTopology(t.Context(), coord.TopologyStep{Next: coord.Topology{Version: 1}, Resize: &coord.Resize{Tenant: "shop"}})
+	if err == nil || errors.Is(err, coord.ErrMetadataUnavailable) || errors.Is(err, coord.ErrMigrationConflict) {
+		t.Errorf("resize to replication factor 0: got %v, want a plain error", err)
 	}
-	if topology := must(s.Topology(t.Context()))(t); topology.Epoch != 0 || len(topology.Nodes) != 0 {
-		t.Errorf("after refused changes: %+v", topology)
+	if topology := must(s.Topology(t.Context()))(t); topology.Version != 0 {
+		t.Errorf("after a refused step: %+v", topology)
 	}
 }

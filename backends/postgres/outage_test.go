@@ -69,15 +69,19 @@ func TestServerRestarts(t *testing.T) {
 	held := must(s.AcquireIdentity(ctx, "c1"))(t)
 	given := must(s.AcquireIdentity(ctx, "c2"))(t)
 	changes := listen(t, s)
+	version := uint64(0)
 	for what, end := range map[string]func(testing.TB){"killed": server.Kill, "stopped": server.Stop} {
 		end(t)
 		_, tenant := s.Tenant(ctx, "shop")
+		_, topology := s.Topology(ctx)
 		_, create := s.CreateTenant(ctx, "other", 3)
 		_, acquire := s.AcquireIdentity(ctx, "c3")
 		_, lease := s.AcquireLease(ctx, "l", "c1", time.Minute)
 		for call, err := range map[string]error{
 			"Tenant": tenant, "CreateTenant": create, "AcquireIdentity": acquire, "AcquireLease": lease, "Ping": s.Ping(ctx),
-			"PutHints": s.PutHints(ctx, "c1", hintGroup("n1", 0, 1, nil)),
+			"PutHints": s.PutHints(ctx, "c1", hintGroup("n1", 0, 1, nil)), "Topology": topology,
+			"SetTopology":    s.SetTopology(ctx, coord.TopologyStep{Next: coord.Topology{Version: version + 1}}),
+			"SaveCheckpoint": s.SaveCheckpoint(ctx, "c", nil),
 		} {
 			if !errors.Is(err, coord.ErrMetadataUnavailable) {
 				t.Errorf("%s while the server is %s: got %v, want ErrMetadataUnavailable", call, what, err)
@@ -106,6 +110,11 @@ func TestServerRestarts(t *testing.T) {
 		other := opened(t, Options{URL: address})
 		must(other.CreateTenant(ctx, what, 3))(t)
 		wantChange(t, changes, coord.Change{Tenant: what})
+		version++
+		if err := other.SetTopology(ctx, coord.TopologyStep{Next: coord.Topology{Version: version, Epoch: version}}); err != nil {
+			t.Error(err)
+		}
+		wantChange(t, changes, coord.Change{Topology: true})
 		// The id is still the first one's, with its incarnation; the other, that
 		// was released meanwhile, is free.
 		short, cancel := context.WithTimeout(ctx, 500*time.Millisecond)
@@ -152,7 +161,7 @@ func TestIdentityTakenMeanwhile(t *testing.T) {
 			address := server.Database(t)
 			name := databaseName(t, address)
 			former, next := opened(t, Options{URL: address}), opened(t, Options{URL: address})
-			must(former.MaxReplicationFactor(t.Context()))(t) // its pool has a connection
+			must(former.ReplicationFactors(t.Context()))(t) // its pool has a connection
 			held := must(former.AcquireIdentity(t.Context(), "c1"))(t)
 			other := must(former.AcquireIdentity(t.Context(), "c2"))(t)
 			changes := listen(t, former)
@@ -320,7 +329,8 @@ func TestSlowWatcher(t *testing.T) {
 	})
 	<-entered
 	for range 2 {
-		must(s.db.pool.Exec(t.Context(), `INSERT INTO tenants SELECT 'tenant-' || n || clock_timestamp(), 3, 0, 0 FROM generate_series(1, $1) AS n`, maxUntold))(t)
+		must(s.db.pool.Exec(t.Context(), `INSERT INTO tenants (id, replication_factor, created_at, updated_at, space, since)
+			SELECT id, 3, 0, 0, id, 0 FROM (SELECT 'tenant-' || n || clock_timestamp() AS id FROM generate_series(1, $1) AS n) AS ids`, maxUntold))(t)
 	}
 	eventually(t, "no room for changes", func() bool {
 		s.session.mu.Lock()
@@ -337,7 +347,7 @@ func TestSlowWatcher(t *testing.T) {
 		}
 		_, err := s.CreateTenant(t.Context(), "last", 3)
 		if errors.Is(err, coord.ErrTenantExists) {
-			_, _, err = s.SetReplicationFactor(t.Context(), "last", 4)
+			err = s.DeleteTenant(t.Context(), "last")
 		}
 		return err != nil
 	})

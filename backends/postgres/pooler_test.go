@@ -70,8 +70,9 @@ func TestPoolerBesideSession(t *testing.T) {
 				for err = coord.ErrMigrationConflict; errors.Is(err, coord.ErrMigrationConflict); {
 					var topology coord.Topology
 					if topology, err = s.Topology(t.Context()); err == nil {
-						node := coord.StorageNode{ID: string(rune('a'+i)) + string(rune('a'+n)), Status: coord.NodeActive}
-						_, err = s.PutNode(t.Context(), topology.Epoch, node)
+						topology.Version++
+						topology.Nodes = append(topology.Nodes, coord.StorageNode{ID: string(rune('a'+i)) + string(rune('a'+n)), Status: coord.NodeActive})
+						err = s.SetTopology(t.Context(), coord.TopologyStep{Next: topology, LeastReplicas: 1})
 					}
 				}
 				if err != nil {
@@ -82,8 +83,8 @@ func TestPoolerBesideSession(t *testing.T) {
 		})
 	}
 	group.Wait()
-	if topology := must(stores[1].Topology(t.Context()))(t); topology.Epoch != 60 || len(topology.Nodes) != 60 {
-		t.Errorf("after 60 nodes were added: epoch %d, %d nodes", topology.Epoch, len(topology.Nodes))
+	if topology := must(stores[1].Topology(t.Context()))(t); topology.Version != 60 || len(topology.Nodes) != 60 {
+		t.Errorf("after 60 nodes were added: version %d, %d nodes", topology.Version, len(topology.Nodes))
 	}
 	debts := must(stores[2].Debts(t.Context()))(t)
 	if len(debts) != 3 || debts[0].Hints != 100 {

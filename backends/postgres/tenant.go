@@ -11,7 +11,8 @@ import (
 )
 
 const (
-	tenantColumns = "id, replication_factor, created_at, updated_at"
+	// tenantColumns has the topology's epoch as of the same moment.
+	tenantColumns = "id, replication_factor, created_at, updated_at, space, since, (SELECT epoch FROM topology)"
 	// nowSeconds is the database's clock.
 	nowSeconds = "floor(extract(epoch FROM clock_timestamp()))::bigint"
 )
@@ -19,7 +20,7 @@ const (
 func scanTenant(row pgx.Row) (coord.Tenant, error) {
 	var t coord.Tenant
 	var created, updated int64
-	if err := row.Scan(&t.ID, &t.ReplicationFactor, &created, &updated); err != nil {
+	if err := row.Scan(&t.ID, &t.ReplicationFactor, &created, &updated, &t.Space, &t.Since, &t.AsOf); err != nil {
 		return coord.Tenant{}, err
 	}
 	t.CreatedAt = time.Unix(created, 0).UTC()
@@ -45,13 +46,20 @@ func (s *Store) Tenant(ctx context.Context, id string) (t coord.Tenant, err erro
 	return t, failed(ctx, fmt.Sprintf("get tenant %q", id), err)
 }
 
-// CreateTenant implements coord.Metadata.
+// CreateTenant implements coord.Metadata. It shares the topology's row with
+// others that create, and keeps those that change the topology or delete a
+// tenant waiting, so that neither the epoch nor the generation is outdated when
+// the tenant comes to be.
 func (s *Store) CreateTenant(ctx context.Context, id string, replicationFactor int) (coord.Tenant, error) {
 	var t coord.Tenant
-	err := s.db.update(ctx, func(ctx context.Context, tx pgx.Tx) (err error) {
-		t, err = scanTenant(tx.QueryRow(ctx, "INSERT INTO tenants ("+tenantColumns+`)
-			SELECT $1, $2, now, now FROM (SELECT `+nowSeconds+` AS now) AS clock
-			ON CONFLICT DO NOTHING RETURNING `+tenantColumns, id, replicationFactor))
+	err := s.db.update(ctx, func(ctx context.Context, tx pgx.Tx) error {
+		generation, err := shareTopology(ctx, tx, id)
+		if err != nil {
+			return err
+		}
+		t, err = scanTenant(tx.QueryRow(ctx, `INSERT INTO tenants (id, replication_factor, created_at, updated_at, space, since)
+			SELECT $1, $2, now, now, $3, epoch FROM topology, (SELECT `+nowSeconds+` AS now) AS clock
+			ON CONFLICT (id) DO NOTHING RETURNING `+tenantColumns, id, replicationFactor, coord.TenantSpace(id, generation)))
 		t, err = tenantOr(coord.ErrTenantExists, t, err, id)
 		return err
 	})
@@ -61,33 +69,57 @@ func (s *Store) CreateTenant(ctx context.Context, id string, replicationFactor i
 	return t, nil
 }
 
-// SetReplicationFactor implements coord.Metadata. UpdatedAt never falls, even
-// where the clock was set back.
-func (s *Store) SetReplicationFactor(ctx context.Context, id string, replicationFactor int) (before, after coord.Tenant, err error) {
-	err = s.db.update(ctx, func(ctx context.Context, tx pgx.Tx) (err error) {
-		before, err = scanTenant(tx.QueryRow(ctx, "SELECT "+tenantColumns+" FROM tenants WHERE id = $1 FOR UPDATE", id))
-		if before, err = tenantOr(coord.ErrTenantNotFound, before, err, id); err != nil {
-			return err
-		}
-		after, err = scanTenant(tx.QueryRow(ctx,
-			"UPDATE tenants SET replication_factor = $2, updated_at = greatest(updated_at, "+nowSeconds+") WHERE id = $1 RETURNING "+tenantColumns,
-			id, replicationFactor))
-		return err
-	})
-	if err != nil {
-		return coord.Tenant{}, coord.Tenant{}, failed(ctx, fmt.Sprintf("set replication factor of tenant %q", id), err)
+// shareTopology locks the topology's row, and then looks how many tenants of an
+// id were deleted.
+func shareTopology(ctx context.Context, tx pgx.Tx, id string) (generation uint64, err error) {
+	var both pgx.Batch
+	both.Queue("SELECT FROM topology FOR SHARE")
+	both.Queue("SELECT coalesce(max(generation), 0) FROM tenant_generations WHERE id = $1", id)
+	results := tx.SendBatch(ctx, &both)
+	defer results.Close()
+	if _, err := results.Exec(); err != nil {
+		return 0, fmt.Errorf("lock the topology: %w", err)
 	}
-	return before, after, nil
+	if err := results.QueryRow().Scan(&generation); err != nil {
+		return 0, err
+	}
+	return generation, results.Close()
 }
 
 // DeleteTenant implements coord.Metadata.
 func (s *Store) DeleteTenant(ctx context.Context, id string) error {
 	err := s.db.update(ctx, func(ctx context.Context, tx pgx.Tx) error {
-		t, err := scanTenant(tx.QueryRow(ctx, "DELETE FROM tenants WHERE id = $1 RETURNING "+tenantColumns, id))
-		_, err = tenantOr(coord.ErrTenantNotFound, t, err, id)
+		if _, err := tx.Exec(ctx, "SELECT FROM topology FOR UPDATE"); err != nil {
+			return fmt.Errorf("lock the topology: %w", err)
+		}
+		deleted, err := tx.Exec(ctx, `WITH gone AS (DELETE FROM tenants WHERE id = $1 RETURNING id, space),
+			counted AS (INSERT INTO tenant_generations AS g (id, generation) SELECT id, 1 FROM gone
+				ON CONFLICT (id) DO UPDATE SET generation = g.generation + 1)
+			INSERT INTO deleted_spaces (space) SELECT space FROM gone`, id)
+		if err == nil && deleted.RowsAffected() == 0 {
+			err = fmt.Errorf("%w: %q", coord.ErrTenantNotFound, id)
+		}
 		return err
 	})
 	return failed(ctx, fmt.Sprintf("delete tenant %q", id), err)
+}
+
+// DeletedSpaces implements coord.Metadata.
+func (s *Store) DeletedSpaces(ctx context.Context, after string, limit int) ([]string, error) {
+	spaces, err := list(ctx, s.db, func(row pgx.Row) (space string, err error) {
+		err = row.Scan(&space)
+		return space, err
+	}, "SELECT space FROM deleted_spaces WHERE space > $1 ORDER BY space LIMIT $2", after, max(limit, 0))
+	return spaces, failed(ctx, "list spaces of deleted tenants", err)
+}
+
+// ForgetSpace implements coord.Metadata.
+func (s *Store) ForgetSpace(ctx context.Context, space string) error {
+	err := s.db.update(ctx, func(ctx context.Context, tx pgx.Tx) error {
+		_, err := tx.Exec(ctx, "DELETE FROM deleted_spaces WHERE space = $1", space)
+		return err
+	})
+	return failed(ctx, fmt.Sprintf("forget space %q", space), err)
 }
 
 // Tenants implements coord.Metadata.
@@ -97,9 +129,11 @@ func (s *Store) Tenants(ctx context.Context, after string, limit int) ([]coord.T
 	return tenants, failed(ctx, "list tenants", err)
 }
 
-// MaxReplicationFactor implements coord.Metadata.
-func (s *Store) MaxReplicationFactor(ctx context.Context) (int, error) {
-	var greatest int
-	err := s.db.row(ctx, into(&greatest), "SELECT coalesce(max(replication_factor), 0) FROM tenants")
-	return greatest, failed(ctx, "get the greatest replication factor", err)
+// ReplicationFactors implements coord.Metadata.
+func (s *Store) ReplicationFactors(ctx context.Context) ([]int, error) {
+	factors, err := list(ctx, s.db, func(row pgx.Row) (rf int, err error) {
+		err = row.Scan(&rf)
+		return rf, err
+	}, "SELECT DISTINCT replication_factor FROM tenants ORDER BY replication_factor")
+	return factors, failed(ctx, "list replication factors", err)
 }

@@ -3,137 +3,85 @@ package postgres
 import (
 	"context"
 	"fmt"
+	"math"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/pairdb/coordinator/coord"
 )
 
-const nodeColumns = "id, uuid, host, port, virtual_nodes, status"
-
-func scanNode(row pgx.Row) (n coord.StorageNode, err error) {
-	err = row.Scan(&n.ID, &n.UUID, &n.Host, &n.Port, &n.VirtualNodes, &n.Status)
-	return n, err
-}
-
-// queryTopology sees epoch and nodes in one statement, so as of one moment.
-const queryTopology = `SELECT epoch, n.id IS NOT NULL, coalesce(id, ''), coalesce(uuid, ''), coalesce(host, ''),
-	coalesce(port, 0), coalesce(virtual_nodes, 0), coalesce(status, '')
-	FROM topology LEFT JOIN storage_nodes n ON true ORDER BY n.id`
-
-// seat is a row of queryTopology: a node, or the epoch alone.
-type seat struct {
-	epoch uint64
-	taken bool
-	node  coord.StorageNode
-}
-
-func scanSeat(row pgx.Row) (s seat, err error) {
-	n := &s.node
-	err = row.Scan(&s.epoch, &s.taken, &n.ID, &n.UUID, &n.Host, &n.Port, &n.VirtualNodes, &n.Status)
-	return s, err
-}
-
-func makeTopology(seats []seat) (coord.Topology, error) {
-	var t coord.Topology
-	if len(seats) == 0 {
-		return t, fmt.Errorf("%w: the epoch's row is missing", coord.ErrCorrupt)
-	}
-	t.Epoch = seats[0].epoch
-	for _, s := range seats {
-		if s.taken {
-			t.Nodes = append(t.Nodes, s.node)
-		}
-	}
-	return t, nil
-}
-
 // Topology implements coord.Metadata.
 func (s *Store) Topology(ctx context.Context) (coord.Topology, error) {
 	const doing = "read topology"
-	seats, err := list(ctx, s.db, scanSeat, queryTopology)
+	var version, epoch uint64
+	var document []byte
+	err := s.db.row(ctx, into(&version, &epoch, &document), "SELECT version, epoch, document FROM topology")
 	if err != nil {
 		return coord.Topology{}, failed(ctx, doing, err)
 	}
-	t, err := makeTopology(seats)
-	return t, failed(ctx, doing, err)
-}
-
-// PutNode implements coord.Metadata.
-func (s *Store) PutNode(ctx context.Context, epoch uint64, node coord.StorageNode) (coord.Topology, error) {
-	return s.changeTopology(ctx, epoch, fmt.Sprintf("put node %q", node.ID), func(ctx context.Context, tx pgx.Tx) (bool, error) {
-		held, err := scanNode(tx.QueryRow(ctx, "SELECT "+nodeColumns+" FROM storage_nodes WHERE id = $1", node.ID))
-		known := err == nil
-		if err != nil && !noRows(err) {
-			return false, err
-		}
-		if _, err := tx.Exec(ctx, "INSERT INTO storage_nodes ("+nodeColumns+`) VALUES ($1, $2, $3, $4, $5, $6)
-			ON CONFLICT (id) DO UPDATE SET uuid = excluded.uuid, host = excluded.host, port = excluded.port,
-			virtual_nodes = excluded.virtual_nodes, status = excluded.status`,
-			node.ID, node.UUID, node.Host, node.Port, node.VirtualNodes, node.Status); err != nil {
-			return false, err
-		}
-		if _, err := tx.Exec(ctx, "INSERT INTO known_nodes (id) VALUES ($1) ON CONFLICT DO NOTHING", node.ID); err != nil {
-			return false, err
-		}
-		held.Host, held.Port = node.Host, node.Port
-		return !known || held != node, nil
-	})
-}
-
-// RemoveNode implements coord.Metadata.
-func (s *Store) RemoveNode(ctx context.Context, epoch uint64, id string) (coord.Topology, error) {
-	return s.changeTopology(ctx, epoch, fmt.Sprintf("remove node %q", id), func(ctx context.Context, tx pgx.Tx) (bool, error) {
-		removed, err := tx.Exec(ctx, "DELETE FROM storage_nodes WHERE id = $1", id)
-		if err == nil && removed.RowsAffected() == 0 {
-			err = fmt.Errorf("%w: %q", coord.ErrNodeNotFound, id)
-		}
-		return true, err
-	})
-}
-
-// changeTopology runs change if epoch is the current one, and counts it up if
-// change tells that membership changed. The epoch's row is locked meanwhile.
-func (s *Store) changeTopology(ctx context.Context, epoch uint64, doing string, change func(context.Context, pgx.Tx) (bool, error)) (coord.Topology, error) {
-	var t coord.Topology
-	err := s.db.update(ctx, func(ctx context.Context, tx pgx.Tx) error {
-		var current uint64
-		if err := tx.QueryRow(ctx, "SELECT epoch FROM topology FOR UPDATE").Scan(&current); err != nil {
-			return err
-		}
-		if current != epoch {
-			return fmt.Errorf("%w: %s was decided at epoch %d, and the epoch is %d now",
-				coord.ErrMigrationConflict, doing, epoch, current)
-		}
-		membership, err := change(ctx, tx)
-		if err != nil {
-			return err
-		}
-		if membership {
-			if _, err := tx.Exec(ctx, "UPDATE topology SET epoch = epoch + 1"); err != nil {
-				return err
-			}
-		}
-		found, err := tx.Query(ctx, queryTopology)
-		if err != nil {
-			return err
-		}
-		seats, err := collect(found, scanSeat)
-		if err != nil {
-			return err
-		}
-		t, err = makeTopology(seats)
-		return err
-	})
+	if version == 0 {
+		return coord.Topology{}, nil
+	}
+	t, err := coord.DecodeTopology(document)
+	if err == nil && (t.Version != version || t.Epoch != epoch) {
+		err = fmt.Errorf("%w: version %d and epoch %d are stored as version %d and epoch %d",
+			coord.ErrCorrupt, t.Version, t.Epoch, version, epoch)
+	}
 	if err != nil {
 		return coord.Topology{}, failed(ctx, doing, err)
 	}
 	return t, nil
 }
 
-// NodeKnown implements coord.Metadata.
-func (s *Store) NodeKnown(ctx context.Context, id string) (bool, error) {
-	var known bool
-	err := s.db.row(ctx, into(&known), "SELECT EXISTS (SELECT 1 FROM known_nodes WHERE id = $1)", id)
-	return known, failed(ctx, fmt.Sprintf("look for node %q", id), err)
+// SetTopology implements coord.Metadata. It has the topology's row locked, so
+// that no tenant is created meanwhile.
+func (s *Store) SetTopology(ctx context.Context, step coord.TopologyStep) error {
+	doing := fmt.Sprintf("set topology of version %d", step.Next.Version)
+	document, err := step.Next.Encode()
+	if err != nil {
+		return fmt.Errorf("%s: %w", doing, err)
+	}
+	if step.Next.Epoch > math.MaxInt64 {
+		return fmt.Errorf("%s: epoch %d is above %d", doing, step.Next.Epoch, math.MaxInt64)
+	}
+	err = s.db.update(ctx, func(ctx context.Context, tx pgx.Tx) error {
+		var version uint64
+		if err := tx.QueryRow(ctx, "SELECT version FROM topology FOR UPDATE").Scan(&version); err != nil {
+			return err
+		}
+		if version != step.Next.Version-1 {
+			return fmt.Errorf("%w: %s was decided on another version than %d, which stands now", coord.ErrMigrationConflict, doing, version)
+		}
+		if err := checkLeastReplicas(ctx, tx, step.LeastReplicas); err != nil {
+			return err
+		}
+		if _, err := tx.Exec(ctx, "UPDATE topology SET version = $1, epoch = $2, document = $3",
+			step.Next.Version, step.Next.Epoch, document); err != nil {
+			return err
+		}
+		if step.Resize == nil {
+			return nil
+		}
+		// UpdatedAt never falls, even where the clock was set back.
+		_, err := tx.Exec(ctx, `UPDATE tenants SET replication_factor = $2, since = $3, updated_at = greatest(updated_at, `+nowSeconds+`) WHERE id = $1`,
+			step.Resize.Tenant, step.Resize.ReplicationFactor, step.Next.Epoch)
+		return err
+	})
+	return failed(ctx, doing, err)
+}
+
+// checkLeastReplicas fails where a tenant has fewer replicas.
+func checkLeastReplicas(ctx context.Context, tx pgx.Tx, least int) error {
+	if least <= 0 {
+		return nil
+	}
+	var fewest *int
+	if err := tx.QueryRow(ctx, "SELECT min(replication_factor) FROM tenants").Scan(&fewest); err != nil {
+		return err
+	}
+	if fewest != nil && *fewest < least {
+		return fmt.Errorf("%w: a tenant has replication factor %d, and the change is right only where all have %d or more",
+			coord.ErrMigrationConflict, *fewest, least)
+	}
+	return nil
 }

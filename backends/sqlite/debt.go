@@ -3,6 +3,7 @@ package sqlite
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"math/bits"
 
@@ -25,6 +26,21 @@ func (d *debt) add(hints, size int64) {
 func (d *debt) owe(r uint16) {
 	d.ranges[r/8] |= 1 << (r % 8)
 	d.changed = true
+}
+
+func (d *debt) settle(r uint16) {
+	d.ranges[r/8] &^= 1 << (r % 8)
+	d.changed = true
+}
+
+func (d *debt) owed() []uint16 {
+	var ranges []uint16
+	for i, b := range d.ranges {
+		for ; b != 0; b &= b - 1 {
+			ranges = append(ranges, uint16(8*i+bits.TrailingZeros8(b)))
+		}
+	}
+	return ranges
 }
 
 func (d *debt) owedRanges() int {
@@ -95,13 +111,20 @@ func (l ledger) write(ctx context.Context, tx *sql.Tx) error {
 	return nil
 }
 
+func checkRanges(ranges []uint16) error {
+	for _, r := range ranges {
+		if r >= 1<<coord.OwedRangeBits {
+			return fmt.Errorf("range %d is not below %d", r, 1<<coord.OwedRangeBits)
+		}
+	}
+	return nil
+}
+
 // Owe implements coord.Hints.
 func (s *Store) Owe(ctx context.Context, node string, ranges []uint16) error {
 	doing := fmt.Sprintf("owe %d ranges to node %q", len(ranges), node)
-	for _, r := range ranges {
-		if r >= 1<<coord.OwedRangeBits {
-			return fmt.Errorf("%s: range %d is not below %d", doing, r, 1<<coord.OwedRangeBits)
-		}
+	if err := checkRanges(ranges); err != nil {
+		return fmt.Errorf("%s: %w", doing, err)
 	}
 	return s.update(ctx, doing, func(tx *sql.Tx) error {
 		debts, err := readLedger(ctx, tx)
@@ -110,6 +133,39 @@ func (s *Store) Owe(ctx context.Context, node string, ranges []uint16) error {
 		}
 		for _, r := range ranges {
 			debts.of(node).owe(r)
+		}
+		return debts.write(ctx, tx)
+	})
+}
+
+// Owed implements coord.Hints.
+func (s *Store) Owed(ctx context.Context, node string) ([]uint16, error) {
+	var ranges []byte
+	err := s.read.QueryRowContext(ctx, "SELECT ranges FROM debts WHERE node = ?", node).Scan(&ranges)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, failed(ctx, fmt.Sprintf("list ranges owed to node %q", node), err)
+	}
+	var d debt
+	copy(d.ranges[:], ranges)
+	return d.owed(), nil
+}
+
+// Settle implements coord.Hints.
+func (s *Store) Settle(ctx context.Context, node string, ranges []uint16) error {
+	doing := fmt.Sprintf("settle %d ranges of node %q", len(ranges), node)
+	if err := checkRanges(ranges); err != nil {
+		return fmt.Errorf("%s: %w", doing, err)
+	}
+	return s.update(ctx, doing, func(tx *sql.Tx) error {
+		debts, err := readLedger(ctx, tx)
+		if err != nil {
+			return err
+		}
+		for _, r := range ranges {
+			debts.of(node).settle(r)
 		}
 		return debts.write(ctx, tx)
 	})

@@ -32,7 +32,7 @@ func failed(ctx context.Context, doing string, err error) error {
 
 func isAnswer(err error) bool {
 	return errors.Is(err, coord.ErrTenantNotFound) || errors.Is(err, coord.ErrTenantExists) ||
-		errors.Is(err, coord.ErrNodeNotFound) || errors.Is(err, coord.ErrMigrationConflict) ||
+		errors.Is(err, coord.ErrMigrationConflict) ||
 		errors.Is(err, coord.ErrMetadataUnavailable)
 }
 

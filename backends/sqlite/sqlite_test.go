@@ -63,12 +63,17 @@ func TestTenantTimesComeFromTheWallClock(t *testing.T) {
 	if want := now.Truncate(time.Second); !created.CreatedAt.Equal(want) || !created.UpdatedAt.Equal(want) {
 		t.Errorf("created at %v, updated at %v, want %v", created.CreatedAt, created.UpdatedAt, want)
 	}
-	for _, step := range []struct{ by, wantAfter time.Duration }{
+	for i, step := range []struct{ by, wantAfter time.Duration }{
 		{time.Minute, time.Minute},
 		{-time.Hour, time.Minute}, // the clock was set back: the time stands
 	} {
 		now = now.Add(step.by)
-		_, after, err := s.SetReplicationFactor(t.Context(), "shop", 5)
+		if err := s.SetTopology(t.Context(), coord.TopologyStep{
+			Next: coord.Topology{Version: uint64(i + 1)}, Resize: &coord.Resize{Tenant: "shop", ReplicationFactor: 5},
+		}); err != nil {
+			t.Fatal(err)
+		}
+		after, err := s.Tenant(t.Context(), "shop")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -153,12 +158,15 @@ func TestWhatTheSchemaRefusesIsNotAnOutage(t *testing.T) {
 	if err == nil || errors.Is(err, coord.ErrMetadataUnavailable) || errors.Is(err, coord.ErrTenantExists) {
 		t.Errorf("replication factor 0: got %v, want a plain error", err)
 	}
-	_, err = s.PutNode(t.Context(), 0, coord.StorageNode{ID: "a", Status: "asleep"})
-	if err == nil || errors.Is(err, coord.ErrMetadataUnavailable) {
-		t.Errorf("unknown status: got %v, want a plain error", err)
+	if _, err = s.CreateTenant(t.Context(), "shop", 3); err != nil {
+		t.Fatal(err)
 	}
-	if topology, err := s.Topology(t.Context()); err != nil || topology.Epoch != 0 || len(topology.Nodes) != 0 {
-		t.Errorf("after refused changes: %+v, %v", topology, err)
+	err = s.SetTopology(t.Context(), coord.TopologyStep{Next: coord.Topology{Version: 1}, Resize: &coord.Resize{Tenant: "shop"}})
+	if err == nil || errors.Is(err, coord.ErrMetadataUnavailable) || errors.Is(err, coord.ErrMigrationConflict) {
+		t.Errorf("resize to replication factor 0: got %v, want a plain error", err)
+	}
+	if topology, err := s.Topology(t.Context()); err != nil || topology.Version != 0 {
+		t.Errorf("after a refused step: %+v, %v", topology, err)
 	}
 }
 

@@ -11,12 +11,13 @@ import (
 	sqlite3 "modernc.org/sqlite/lib"
 )
 
-const tenantColumns = "id, replication_factor, created_at, updated_at"
+// tenantColumns has the topology's epoch as of the same moment.
+const tenantColumns = "id, replication_factor, created_at, updated_at, space, since, (SELECT epoch FROM topology)"
 
-func scanTenant(row interface{ Scan(...any) error }) (coord.Tenant, error) {
+func scanTenant(row scanner) (coord.Tenant, error) {
 	var t coord.Tenant
 	var created, updated int64
-	if err := row.Scan(&t.ID, &t.ReplicationFactor, &created, &updated); err != nil {
+	if err := row.Scan(&t.ID, &t.ReplicationFactor, &created, &updated, &t.Space, &t.Since, &t.AsOf); err != nil {
 		return coord.Tenant{}, err
 	}
 	t.CreatedAt = time.Unix(created, 0).UTC()
@@ -42,13 +43,22 @@ func (s *Store) Tenant(ctx context.Context, id string) (coord.Tenant, error) {
 // CreateTenant implements coord.Metadata.
 func (s *Store) CreateTenant(ctx context.Context, id string, replicationFactor int) (coord.Tenant, error) {
 	var t coord.Tenant
-	err := s.update(ctx, fmt.Sprintf("create tenant %q", id), func(tx *sql.Tx) (err error) {
-		t, err = scanTenant(tx.QueryRowContext(ctx,
-			"INSERT INTO tenants ("+tenantColumns+") VALUES (?1, ?2, ?3, ?3) RETURNING "+tenantColumns,
-			id, replicationFactor, s.wall().Unix()))
+	err := s.update(ctx, fmt.Sprintf("create tenant %q", id), func(tx *sql.Tx) error {
+		var generation uint64
+		err := tx.QueryRowContext(ctx, "SELECT coalesce(max(generation), 0) FROM tenant_generations WHERE id = ?", id).Scan(&generation)
+		if err != nil {
+			return err
+		}
+		_, err = tx.ExecContext(ctx, `INSERT INTO tenants (id, replication_factor, created_at, updated_at, space, since)
+			VALUES (?1, ?2, ?3, ?3, ?4, (SELECT epoch FROM topology))`,
+			id, replicationFactor, s.wall().Unix(), coord.TenantSpace(id, generation))
 		if extendedCode(err) == sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY {
 			return fmt.Errorf("%w: %q", coord.ErrTenantExists, id)
 		}
+		if err != nil {
+			return err
+		}
+		t, err = scanTenant(tx.QueryRowContext(ctx, "SELECT "+tenantColumns+" FROM tenants WHERE id = ?", id))
 		return err
 	})
 	if err != nil {
@@ -57,61 +67,33 @@ func (s *Store) CreateTenant(ctx context.Context, id string, replicationFactor i
 	return t, nil
 }
 
-// SetReplicationFactor implements coord.Metadata. UpdatedAt never falls, even
-// where the clock was set back.
-func (s *Store) SetReplicationFactor(ctx context.Context, id string, replicationFactor int) (before, after coord.Tenant, err error) {
-	err = s.update(ctx, fmt.Sprintf("set replication factor of tenant %q", id), func(tx *sql.Tx) (err error) {
-		before, err = scanTenant(tx.QueryRowContext(ctx, "SELECT "+tenantColumns+" FROM tenants WHERE id = ?", id))
-		if before, err = tenantOr(before, err, id); err != nil {
-			return err
-		}
-		after, err = scanTenant(tx.QueryRowContext(ctx,
-			"UPDATE tenants SET replication_factor = ?2, updated_at = max(updated_at, ?3) WHERE id = ?1 RETURNING "+tenantColumns,
-			id, replicationFactor, s.wall().Unix()))
-		return err
-	})
-	if err != nil {
-		return coord.Tenant{}, coord.Tenant{}, err
-	}
-	return before, after, nil
-}
-
 // DeleteTenant implements coord.Metadata.
 func (s *Store) DeleteTenant(ctx context.Context, id string) error {
 	return s.update(ctx, fmt.Sprintf("delete tenant %q", id), func(tx *sql.Tx) error {
 		t, err := scanTenant(tx.QueryRowContext(ctx, "DELETE FROM tenants WHERE id = ? RETURNING "+tenantColumns, id))
-		_, err = tenantOr(t, err, id)
+		if t, err = tenantOr(t, err, id); err != nil {
+			return err
+		}
+		if _, err := tx.ExecContext(ctx, "INSERT INTO deleted_spaces (space) VALUES (?)", t.Space); err != nil {
+			return err
+		}
+		_, err = tx.ExecContext(ctx, `INSERT INTO tenant_generations (id, generation) VALUES (?, 1)
+			ON CONFLICT (id) DO UPDATE SET generation = generation + 1`, id)
 		return err
 	})
 }
 
 // Tenants implements coord.Metadata.
 func (s *Store) Tenants(ctx context.Context, after string, limit int) ([]coord.Tenant, error) {
-	const doing = "list tenants"
 	// SQLite takes a negative limit for none.
-	rows, err := s.read.QueryContext(ctx,
+	return list(ctx, s.read, "list tenants", scanTenant,
 		"SELECT "+tenantColumns+" FROM tenants WHERE id > ? ORDER BY id LIMIT ?", after, max(limit, 0))
-	if err != nil {
-		return nil, failed(ctx, doing, err)
-	}
-	defer rows.Close()
-	var tenants []coord.Tenant
-	for rows.Next() {
-		t, err := scanTenant(rows)
-		if err != nil {
-			return nil, failed(ctx, doing, err)
-		}
-		tenants = append(tenants, t)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, failed(ctx, doing, err)
-	}
-	return tenants, nil
 }
 
-// MaxReplicationFactor implements coord.Metadata.
-func (s *Store) MaxReplicationFactor(ctx context.Context) (int, error) {
-	var greatest int
-	err := s.read.QueryRowContext(ctx, "SELECT coalesce(max(replication_factor), 0) FROM tenants").Scan(&greatest)
-	return greatest, failed(ctx, "get the greatest replication factor", err)
+// ReplicationFactors implements coord.Metadata.
+func (s *Store) ReplicationFactors(ctx context.Context) ([]int, error) {
+	return list(ctx, s.read, "list replication factors", func(row scanner) (rf int, err error) {
+		err = row.Scan(&rf)
+		return rf, err
+	}, "SELECT DISTINCT replication_factor FROM tenants ORDER BY replication_factor")
 }

@@ -3,129 +3,82 @@ package sqlite
 import (
 	"context"
 	"database/sql"
-	"errors"
 	"fmt"
+	"math"
 
 	"github.com/pairdb/coordinator/coord"
 )
 
-const nodeColumns = "id, uuid, host, port, virtual_nodes, status"
-
-func scanNode(row interface{ Scan(...any) error }) (coord.StorageNode, error) {
-	var n coord.StorageNode
-	err := row.Scan(&n.ID, &n.UUID, &n.Host, &n.Port, &n.VirtualNodes, &n.Status)
-	return n, err
-}
-
 // Topology implements coord.Metadata.
 func (s *Store) Topology(ctx context.Context) (coord.Topology, error) {
-	var t coord.Topology
-	err := s.snapshot(ctx, "read topology", func(tx *sql.Tx) (err error) {
-		t, err = readTopology(ctx, tx)
-		return err
-	})
+	const doing = "read topology"
+	var version, epoch uint64
+	var document []byte
+	err := s.read.QueryRowContext(ctx, "SELECT version, epoch, document FROM topology").Scan(&version, &epoch, &document)
 	if err != nil {
-		return coord.Topology{}, err
+		return coord.Topology{}, failed(ctx, doing, err)
+	}
+	if version == 0 {
+		return coord.Topology{}, nil
+	}
+	t, err := coord.DecodeTopology(document)
+	if err == nil && (t.Version != version || t.Epoch != epoch) {
+		err = fmt.Errorf("%w: version %d and epoch %d are stored as version %d and epoch %d",
+			coord.ErrCorrupt, t.Version, t.Epoch, version, epoch)
+	}
+	if err != nil {
+		return coord.Topology{}, failed(ctx, doing, err)
 	}
 	return t, nil
 }
 
-func readTopology(ctx context.Context, tx *sql.Tx) (coord.Topology, error) {
-	var t coord.Topology
-	var err error
-	if t.Epoch, err = readEpoch(ctx, tx); err != nil {
-		return coord.Topology{}, err
-	}
-	rows, err := tx.QueryContext(ctx, "SELECT "+nodeColumns+" FROM storage_nodes ORDER BY id")
+// SetTopology implements coord.Metadata.
+func (s *Store) SetTopology(ctx context.Context, step coord.TopologyStep) error {
+	doing := fmt.Sprintf("set topology of version %d", step.Next.Version)
+	document, err := step.Next.Encode()
 	if err != nil {
-		return coord.Topology{}, err
+		return fmt.Errorf("%s: %w", doing, err)
 	}
-	defer rows.Close()
-	for rows.Next() {
-		n, err := scanNode(rows)
-		if err != nil {
-			return coord.Topology{}, err
-		}
-		t.Nodes = append(t.Nodes, n)
+	if step.Next.Epoch > math.MaxInt64 {
+		return fmt.Errorf("%s: epoch %d is above %d", doing, step.Next.Epoch, math.MaxInt64)
 	}
-	return t, rows.Err()
-}
-
-func readEpoch(ctx context.Context, tx *sql.Tx) (uint64, error) {
-	var epoch uint64
-	err := tx.QueryRowContext(ctx, "SELECT epoch FROM topology").Scan(&epoch)
-	return epoch, err
-}
-
-// PutNode implements coord.Metadata.
-func (s *Store) PutNode(ctx context.Context, epoch uint64, node coord.StorageNode) (coord.Topology, error) {
-	return s.changeTopology(ctx, epoch, fmt.Sprintf("put node %q", node.ID), func(tx *sql.Tx) (bool, error) {
-		held, err := scanNode(tx.QueryRowContext(ctx, "SELECT "+nodeColumns+" FROM storage_nodes WHERE id = ?", node.ID))
-		known := err == nil
-		if err != nil && !errors.Is(err, sql.ErrNoRows) {
-			return false, err
-		}
-		if _, err := tx.ExecContext(ctx, "INSERT OR REPLACE INTO storage_nodes ("+nodeColumns+") VALUES (?, ?, ?, ?, ?, ?)",
-			node.ID, node.UUID, node.Host, node.Port, node.VirtualNodes, node.Status); err != nil {
-			return false, err
-		}
-		if _, err := tx.ExecContext(ctx, "INSERT INTO known_nodes (id) VALUES (?) ON CONFLICT DO NOTHING", node.ID); err != nil {
-			return false, err
-		}
-		held.Host, held.Port = node.Host, node.Port
-		return !known || held != node, nil
-	})
-}
-
-// RemoveNode implements coord.Metadata.
-func (s *Store) RemoveNode(ctx context.Context, epoch uint64, id string) (coord.Topology, error) {
-	return s.changeTopology(ctx, epoch, fmt.Sprintf("remove node %q", id), func(tx *sql.Tx) (bool, error) {
-		result, err := tx.ExecContext(ctx, "DELETE FROM storage_nodes WHERE id = ?", id)
-		if err != nil {
-			return false, err
-		}
-		removed, err := result.RowsAffected()
-		if err == nil && removed == 0 {
-			err = fmt.Errorf("%w: %q", coord.ErrNodeNotFound, id)
-		}
-		return true, err
-	})
-}
-
-// changeTopology runs change if epoch is the current one, and counts it up if
-// change tells that membership changed.
-func (s *Store) changeTopology(ctx context.Context, epoch uint64, doing string, change func(*sql.Tx) (bool, error)) (coord.Topology, error) {
-	var t coord.Topology
-	err := s.update(ctx, doing, func(tx *sql.Tx) error {
-		current, err := readEpoch(ctx, tx)
-		if err != nil {
+	return s.update(ctx, doing, func(tx *sql.Tx) error {
+		var version uint64
+		if err := tx.QueryRowContext(ctx, "SELECT version FROM topology").Scan(&version); err != nil {
 			return err
 		}
-		if current != epoch {
-			return fmt.Errorf("%w: %s was decided at epoch %d, and the epoch is %d now",
-				coord.ErrMigrationConflict, doing, epoch, current)
+		if version != step.Next.Version-1 {
+			return fmt.Errorf("%w: %s was decided on another version than %d, which stands now", coord.ErrMigrationConflict, doing, version)
 		}
-		membership, err := change(tx)
-		if err != nil {
+		if err := checkLeastReplicas(ctx, tx, step.LeastReplicas); err != nil {
 			return err
 		}
-		if membership {
-			if _, err := tx.ExecContext(ctx, "UPDATE topology SET epoch = epoch + 1"); err != nil {
-				return err
-			}
+		if _, err := tx.ExecContext(ctx, "UPDATE topology SET version = ?, epoch = ?, document = ?",
+			step.Next.Version, step.Next.Epoch, document); err != nil {
+			return err
 		}
-		t, err = readTopology(ctx, tx)
+		if step.Resize == nil {
+			return nil
+		}
+		// UpdatedAt never falls, even where the clock was set back.
+		_, err := tx.ExecContext(ctx, "UPDATE tenants SET replication_factor = ?2, since = ?3, updated_at = max(updated_at, ?4) WHERE id = ?1",
+			step.Resize.Tenant, step.Resize.ReplicationFactor, step.Next.Epoch, s.wall().Unix())
 		return err
 	})
-	if err != nil {
-		return coord.Topology{}, err
-	}
-	return t, nil
 }
 
-// NodeKnown implements coord.Metadata.
-func (s *Store) NodeKnown(ctx context.Context, id string) (bool, error) {
-	var known bool
-	err := s.read.QueryRowContext(ctx, "SELECT EXISTS (SELECT 1 FROM known_nodes WHERE id = ?)", id).Scan(&known)
-	return known, failed(ctx, fmt.Sprintf("look for node %q", id), err)
+// checkLeastReplicas fails where a tenant has fewer replicas.
+func checkLeastReplicas(ctx context.Context, tx *sql.Tx, least int) error {
+	if least <= 0 {
+		return nil
+	}
+	var fewest sql.NullInt64
+	if err := tx.QueryRowContext(ctx, "SELECT min(replication_factor) FROM tenants").Scan(&fewest); err != nil {
+		return err
+	}
+	if fewest.Valid && fewest.Int64 < int64(least) {
+		return fmt.Errorf("%w: a tenant has replication factor %d, and the change is right only where all have %d or more",
+			coord.ErrMigrationConflict, fewest.Int64, least)
+	}
+	return nil
 }

@@ -62,6 +62,8 @@ func Hints(t *testing.T, newStore func(t *testing.T, bounds HintBounds) OpenHint
 		{"drop what was replaced", HintBounds{}, dropReplacedHints},
 		{"expire", HintBounds{}, expireHints},
 		{"owe", HintBounds{}, oweRanges},
+		{"settle", HintBounds{}, settleRanges},
+		{"settle concurrently", HintBounds{}, settleConcurrently},
 		{"debts", HintBounds{}, hintDebts},
 		{"ended context", HintBounds{}, hintsEndedContext},
 		{"closed", HintBounds{}, hintsClosed},
@@ -903,6 +905,85 @@ func oweRanges(t *testing.T, h *hintTest) {
 	h.wantDebts(t, "by eight callers", []coord.Debt{{Node: "n1", OwedRanges: all}, {Node: "n2", OwedRanges: 1}, {Node: "n3", OwedRanges: 16}}, a, b)
 }
 
+func (h *hintTest) settle(t *testing.T, s coord.Hints, node string, ranges ...uint16) {
+	t.Helper()
+	if err := s.Settle(h.ctx, node, ranges); err != nil {
+		t.Fatalf("settle %d ranges of %q: %v", len(ranges), node, err)
+	}
+}
+
+// wantOwed compares with what every handle lists.
+func (h *hintTest) wantOwed(t *testing.T, what, node string, want []uint16, stores ...coord.Hints) {
+	t.Helper()
+	for i, s := range stores {
+		if got, err := s.Owed(h.ctx, node); err != nil || !slices.Equal(got, want) {
+			t.Errorf("%s: handle %d lists the ranges %d as owed to %q, %v; want %d", what, i, got, node, err, want)
+		}
+	}
+}
+
+func settleRanges(t *testing.T, h *hintTest) {
+	a, b := h.open(t), h.open(t)
+	const last = 1<<coord.OwedRangeBits - 1
+	h.wantOwed(t, "nothing was owed", "n1", nil, a, b)
+	h.settle(t, a, "n1", 0, 1, last)
+	h.wantDebts(t, "what was not owed is settled", nil, a, b)
+	h.owe(t, a, "n1", last, 9, 0, 8, 7, 255, 256)
+	h.owe(t, b, "n2", 8, 9)
+	h.wantOwed(t, "in order", "n1", []uint16{0, 7, 8, 9, 255, 256, last}, a, b)
+	h.wantOwed(t, "of another node", "n2", []uint16{8, 9}, a, b)
+	h.wantOwed(t, "of a node owed nothing", "n", nil, a, b)
+	h.settle(t, b, "n1", 8, last, 10, 8)
+	h.wantOwed(t, "settled, one of them never owed", "n1", []uint16{0, 7, 9, 255, 256}, a, b)
+	h.wantOwed(t, "those of another node stay", "n2", []uint16{8, 9}, a, b)
+	h.settle(t, a, "n1")
+	h.wantDebts(t, "none settled", []coord.Debt{{Node: "n1", OwedRanges: 5}, {Node: "n2", OwedRanges: 2}}, a, b)
+	h.settle(t, a, "n1", 0, 7, 9, 255, 256)
+	h.wantDebts(t, "a node that is owed nothing is left out", []coord.Debt{{Node: "n2", OwedRanges: 2}}, a, b)
+	h.owe(t, a, "n1", 8)
+	h.wantOwed(t, "owed again", "n1", []uint16{8}, a, b)
+	// Hints are not settled with their ranges.
+	hint := missed("n2", "k", 1, "v")
+	h.put(t, a, "c1", hint)
+	h.settle(t, b, "n2", 8, 9, coord.OwedRange(hint.Token))
+	h.wantDebts(t, "a hint is left", []coord.Debt{{Node: "n1", OwedRanges: 1}, debtOf(0, hint)}, a, b)
+	h.wantHints(t, "a hint is left", "n2", []coord.Hint{hint}, a, b)
+	h.wantOwed(t, "a hint is left", "n2", nil, a, b)
+	every := make([]uint16, last+1)
+	for i := range every {
+		every[i] = uint16(i)
+	}
+	h.owe(t, a, "n3", every...)
+	h.wantOwed(t, "every range", "n3", every, a, b)
+	h.settle(t, b, "n3", every...)
+	h.wantOwed(t, "every range settled", "n3", nil, a, b)
+	for _, err := range []error{a.Settle(h.ctx, "n1", []uint16{8, last + 1}), a.Owe(h.ctx, "n1", []uint16{9, last + 1})} {
+		if err == nil || errors.Is(err, coord.ErrMetadataUnavailable) {
+			t.Errorf("a range that does not exist: got %v, want a plain error", err)
+		}
+	}
+	h.wantOwed(t, "after what was refused", "n1", []uint16{8}, a, b)
+}
+
+// settleConcurrently: those who owe and settle at once lose nothing of each other's.
+func settleConcurrently(t *testing.T, h *hintTest) {
+	stores := []coord.Hints{h.open(t), h.open(t)}
+	for i := range uint16(8) {
+		h.owe(t, stores[0], "n1", i)
+	}
+	for _, err := range concurrently(16, func(i int) error {
+		if i < 8 {
+			return stores[i%2].Settle(h.ctx, "n1", []uint16{uint16(i)})
+		}
+		return stores[i%2].Owe(h.ctx, "n1", []uint16{uint16(i)})
+	}) {
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	h.wantOwed(t, "eight settled and eight owed", "n1", []uint16{8, 9, 10, 11, 12, 13, 14, 15}, stores...)
+}
+
 func hintDebts(t *testing.T, h *hintTest) {
 	s, other := h.open(t), h.open(t)
 	zero, ten, nine := missedMany("n0", 1, 50, "v"), missedMany("n10", 7, 30, "longer"), missedMany("n9", 5, 40, "")
@@ -938,6 +1019,9 @@ func everyHintCall(ctx context.Context, s coord.Hints, call func(name string, er
 	_, err = s.ExpireHints(ctx, inAnHour(), 10)
 	call("ExpireHints", err)
 	call("Owe", s.Owe(ctx, "n1", []uint16{1}))
+	_, err = s.Owed(ctx, "n2")
+	call("Owed", err)
+	call("Settle", s.Settle(ctx, "n2", []uint16{5}))
 	_, err = s.Debts(ctx)
 	call("Debts", err)
 }
@@ -946,6 +1030,7 @@ func hintsEndedContext(t *testing.T, h *hintTest) {
 	s := h.open(t)
 	hint := missed("n1", "k", 1, "v")
 	h.put(t, s, "c1", hint)
+	h.owe(t, s, "n2", 5)
 	cancelled, cancel := context.WithCancel(h.ctx)
 	cancel()
 	expired, cancel := context.WithDeadline(h.ctx, time.Now().Add(-time.Second))
@@ -957,7 +1042,7 @@ func hintsEndedContext(t *testing.T, h *hintTest) {
 	}
 	// None of it had an effect, and the handle goes on working.
 	h.wantHints(t, "after cancelled calls", "n1", []coord.Hint{hint}, s)
-	h.wantDebts(t, "after cancelled calls", []coord.Debt{debtOf(0, hint)}, s)
+	h.wantDebts(t, "after cancelled calls", []coord.Debt{debtOf(0, hint), {Node: "n2", OwedRanges: 1}}, s)
 }
 
 func hintsClosed(t *testing.T, h *hintTest) {
@@ -986,6 +1071,7 @@ func hintsReopen(t *testing.T, h *hintTest) {
 	s = h.open(t)
 	h.wantHints(t, "after a restart", "n1", hints, s)
 	h.wantDebts(t, "after a restart", []coord.Debt{debtOf(0, hints...), {Node: "n2", OwedRanges: 2}}, s)
+	h.wantOwed(t, "after a restart", "n2", []uint16{1, 2}, s)
 	own, err := s.Hints(h.ctx, "n1", "c1", anHourAgo(), nil, 100, math.MaxInt64)
 	if err != nil {
 		t.Fatal(err)

@@ -1,6 +1,7 @@
 package conformance
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -35,20 +36,25 @@ func Metadata(t *testing.T, newStore func(t *testing.T) OpenMetadata) {
 		{"tenant/create", createTenant},
 		{"tenant/create concurrently", createTenantConcurrently},
 		{"tenant/not found", tenantNotFound},
-		{"tenant/replication factor", setReplicationFactor},
-		{"tenant/concurrent replication factors", setReplicationFactorConcurrently},
 		{"tenant/delete", deleteTenant},
+		{"tenant/spaces", tenantSpaces},
+		{"tenant/spaces concurrently", tenantSpacesConcurrently},
 		{"tenant/ids are distinct", tenantIDsAreDistinct},
 		{"tenant/pages", tenantPages},
-		{"tenant/greatest replication factor", maxReplicationFactor},
+		{"tenant/epochs", tenantEpochs},
+		{"tenant/replication factors", replicationFactors},
 		{"topology/empty", emptyTopology},
-		{"topology/nodes by id", nodesByID},
-		{"topology/put and remove", putAndRemoveNodes},
-		{"topology/epoch counts membership", epochCountsMembership},
-		{"topology/outdated epoch", outdatedEpoch},
+		{"topology/document", topologyDocument},
+		{"topology/outdated version", outdatedVersion},
 		{"topology/concurrent changes", concurrentTopologyChanges},
+		{"topology/least replicas", leastReplicas},
+		{"topology/least replicas concurrently", leastReplicasConcurrently},
+		{"topology/resize", resizeTenant},
+		{"topology/resize of one that is gone", resizeGoneTenant},
 		{"topology/snapshot", topologySnapshot},
-		{"topology/known nodes", knownNodes},
+		{"checkpoint/save and remove", saveCheckpoints},
+		{"checkpoint/bound", checkpointBound},
+		{"checkpoint/concurrently", checkpointsConcurrently},
 		{"identity/incarnations", incarnations},
 		{"identity/taken", identityTaken},
 		{"identity/waits for release", identityWaits},
@@ -131,15 +137,6 @@ func mustCreate(t *testing.T, m *metadataTest, h coord.Metadata, id string, rf i
 	return tenant
 }
 
-func mustPut(t *testing.T, m *metadataTest, h coord.Metadata, epoch uint64, node coord.StorageNode) coord.Topology {
-	t.Helper()
-	topology, err := h.PutNode(m.ctx, epoch, node)
-	if err != nil {
-		t.Fatalf("put node %q at epoch %d: %v", node.ID, epoch, err)
-	}
-	return topology
-}
-
 func mustTopology(t *testing.T, m *metadataTest, h coord.Metadata) coord.Topology {
 	t.Helper()
 	topology, err := h.Topology(m.ctx)
@@ -149,16 +146,41 @@ func mustTopology(t *testing.T, m *metadataTest, h coord.Metadata) coord.Topolog
 	return topology
 }
 
-func wantTopology(t *testing.T, what string, got coord.Topology, epoch uint64, nodes ...coord.StorageNode) {
+func wantTopology(t *testing.T, m *metadataTest, what string, want coord.Topology, handles ...coord.Metadata) {
 	t.Helper()
-	if got.Epoch != epoch || !slices.Equal(got.Nodes, nodes) {
-		t.Errorf("%s: got epoch %d, nodes %+v; want epoch %d, nodes %+v", what, got.Epoch, got.Nodes, epoch, nodes)
+	for i, h := range handles {
+		if got := mustTopology(t, m, h); !sameTopology(got, want) {
+			t.Errorf("%s: handle %d has the topology %+v, want %+v", what, i, got, want)
+		}
 	}
+}
+
+func sameTopology(a, b coord.Topology) bool {
+	x, errA := a.Encode()
+	y, errB := b.Encode()
+	return errA == nil && errB == nil && bytes.Equal(x, y)
+}
+
+// step takes a step to the topology after the one that stands: the next version
+// and epoch, as change makes it.
+func step(t *testing.T, m *metadataTest, h coord.Metadata, change func(*coord.TopologyStep)) coord.Topology {
+	t.Helper()
+	s := coord.TopologyStep{Next: mustTopology(t, m, h)}
+	s.Next.Version++
+	s.Next.Epoch++
+	if change != nil {
+		change(&s)
+	}
+	if err := h.SetTopology(m.ctx, s); err != nil {
+		t.Fatalf("set topology of version %d: %v", s.Next.Version, err)
+	}
+	return s.Next
 }
 
 func sameTenant(a, b coord.Tenant) bool {
 	return a.ID == b.ID && a.ReplicationFactor == b.ReplicationFactor &&
-		a.CreatedAt.Equal(b.CreatedAt) && a.UpdatedAt.Equal(b.UpdatedAt)
+		a.CreatedAt.Equal(b.CreatedAt) && a.UpdatedAt.Equal(b.UpdatedAt) &&
+		a.Space == b.Space && a.Since == b.Since && a.AsOf == b.AsOf
 }
 
 // wantTenant compares with what every handle finds.
@@ -195,8 +217,11 @@ func createTenant(t *testing.T, m *metadataTest) {
 	a, b := m.open(t), m.open(t)
 	before := time.Now().Truncate(time.Second)
 	tenant := mustCreate(t, m, a, "shop", 5)
-	if tenant.ID != "shop" || tenant.ReplicationFactor != 5 {
-		t.Errorf("created %+v, want shop with replication factor 5", tenant)
+	if tenant.ID != "shop" || tenant.ReplicationFactor != 5 || tenant.Space != "shop" {
+		t.Errorf("created %+v, want shop, in the space shop, with replication factor 5", tenant)
+	}
+	if tenant.Since != 0 || tenant.AsOf != 0 {
+		t.Errorf("created before the first epoch: since epoch %d, as of epoch %d", tenant.Since, tenant.AsOf)
 	}
 	if tenant.CreatedAt.Before(before) || tenant.CreatedAt.After(time.Now()) || tenant.CreatedAt.Nanosecond() != 0 {
 		t.Errorf("created at %v, want a whole second between %v and now", tenant.CreatedAt, before)
@@ -249,78 +274,15 @@ func tenantNotFound(t *testing.T, m *metadataTest) {
 	for _, id := range []string{"", "not there", "ther", "there ", "THERE", "ther%"} {
 		_, err := h.Tenant(m.ctx, id)
 		wantErr(t, fmt.Sprintf("tenant %q", id), err, coord.ErrTenantNotFound)
-		before, after, err := h.SetReplicationFactor(m.ctx, id, 2)
-		wantErr(t, fmt.Sprintf("set replication factor of %q", id), err, coord.ErrTenantNotFound)
-		if before != (coord.Tenant{}) || after != (coord.Tenant{}) {
-			t.Errorf("set replication factor of %q: got %+v, %+v beside the error, want nothing", id, before, after)
-		}
-		wantErr(t, fmt.Sprintf("delete %q", id), h.DeleteTenant(m.ctx, id), coord.ErrTenantNotFound)
-		if errors.Is(err, coord.ErrMetadataUnavailable) {
-			t.Errorf("set replication factor of %q: an answer must not pass for the lack of one: %v", id, err)
+		deleted := h.DeleteTenant(m.ctx, id)
+		wantErr(t, fmt.Sprintf("delete %q", id), deleted, coord.ErrTenantNotFound)
+		for _, err := range []error{err, deleted} {
+			if errors.Is(err, coord.ErrMetadataUnavailable) {
+				t.Errorf("tenant %q: an answer must not pass for the lack of one: %v", id, err)
+			}
 		}
 	}
-}
-
-func setReplicationFactor(t *testing.T, m *metadataTest) {
-	a, b := m.open(t), m.open(t)
-	created := mustCreate(t, m, a, "shop", 3)
-	other := mustCreate(t, m, a, "other", 3)
-	for _, step := range []struct {
-		by       coord.Metadata
-		from, to int
-	}{{a, 3, 5}, {b, 5, 2}, {a, 2, 2}} {
-		held, err := step.by.Tenant(m.ctx, "shop")
-		if err != nil {
-			t.Fatal(err)
-		}
-		before, after, err := step.by.SetReplicationFactor(m.ctx, "shop", step.to)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if !sameTenant(before, held) || before.ReplicationFactor != step.from {
-			t.Errorf("from %d to %d: before is %+v, want %+v", step.from, step.to, before, held)
-		}
-		if after.ID != "shop" || after.ReplicationFactor != step.to || !after.CreatedAt.Equal(created.CreatedAt) {
-			t.Errorf("from %d to %d: after is %+v", step.from, step.to, after)
-		}
-		if after.UpdatedAt.Before(before.UpdatedAt) || after.UpdatedAt.After(time.Now()) || after.UpdatedAt.Nanosecond() != 0 {
-			t.Errorf("from %d to %d: updated at %v, want a whole second between %v and now", step.from, step.to, after.UpdatedAt, before.UpdatedAt)
-		}
-		wantTenant(t, m, after, a, b)
-	}
-	wantTenant(t, m, other, a, b)
-}
-
-func setReplicationFactorConcurrently(t *testing.T, m *metadataTest) {
-	handles := []coord.Metadata{m.open(t), m.open(t)}
-	mustCreate(t, m, handles[0], "shop", 100)
-	const callers = 10
-	befores := make([]int, callers)
-	for _, err := range concurrently(callers, func(i int) error {
-		before, after, err := handles[i%2].SetReplicationFactor(m.ctx, "shop", i+1)
-		if err == nil && after.ReplicationFactor != i+1 {
-			err = fmt.Errorf("set to %d, was told %d", i+1, after.ReplicationFactor)
-		}
-		befores[i] = before.ReplicationFactor
-		return err
-	}) {
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	// Each change names the one it followed, so together they are one chain
-	// from the first factor to the one that stands.
-	last, err := handles[0].Tenant(m.ctx, "shop")
-	if err != nil {
-		t.Fatal(err)
-	}
-	at, steps := last.ReplicationFactor, 0
-	for ; at != 100 && steps < callers; steps++ {
-		at = befores[at-1]
-	}
-	if at != 100 || steps != callers {
-		t.Errorf("changes followed %v, ending at %d: not one chain from 100", befores, last.ReplicationFactor)
-	}
+	wantSpaces(t, m, "what was not there was deleted", nil, h)
 }
 
 func deleteTenant(t *testing.T, m *metadataTest) {
@@ -413,261 +375,6 @@ func tenantPages(t *testing.T, m *metadataTest) {
 	if got := list("aB", 1); !slices.Equal(got, []string{"ab"}) {
 		t.Errorf("after an id that was deleted: %q, want ab", got)
 	}
-}
-
-func maxReplicationFactor(t *testing.T, m *metadataTest) {
-	a, b := m.open(t), m.open(t)
-	want := func(want int) {
-		t.Helper()
-		for _, h := range []coord.Metadata{a, b} {
-			if got, err := h.MaxReplicationFactor(m.ctx); err != nil || got != want {
-				t.Errorf("greatest replication factor: %d, %v; want %d", got, err, want)
-			}
-		}
-	}
-	want(0)
-	mustCreate(t, m, a, "three", 3)
-	want(3)
-	mustCreate(t, m, b, "seven", 7)
-	want(7)
-	if _, _, err := a.SetReplicationFactor(m.ctx, "seven", 2); err != nil {
-		t.Fatal(err)
-	}
-	want(3)
-	if _, _, err := a.SetReplicationFactor(m.ctx, "seven", 9); err != nil {
-		t.Fatal(err)
-	}
-	want(9)
-	for _, id := range []string{"seven", "three"} {
-		if err := a.DeleteTenant(m.ctx, id); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want(0)
-}
-
-func emptyTopology(t *testing.T, m *metadataTest) {
-	h := m.open(t)
-	wantTopology(t, "new store", mustTopology(t, m, h), 0)
-	_, err := h.RemoveNode(m.ctx, 0, "a")
-	wantErr(t, "remove a node that is not there", err, coord.ErrNodeNotFound)
-	wantTopology(t, "after that", mustTopology(t, m, h), 0)
-}
-
-func nodesByID(t *testing.T, m *metadataTest) {
-	h := m.open(t)
-	ids := sortedOddIDs(t)
-	want := make([]coord.StorageNode, len(ids))
-	for i, id := range ids {
-		want[i] = coord.StorageNode{
-			ID: id, UUID: strings.Repeat("u", i), Host: "h" + strconv.Itoa(i), Port: 1 + i, VirtualNodes: 1 + i*100,
-			Status: []coord.NodeStatus{coord.NodeActive, coord.NodeInactive, coord.NodeDraining}[i%3],
-		}
-	}
-	for i := range want {
-		mustPut(t, m, h, uint64(i), want[len(want)-1-i])
-	}
-	wantTopology(t, "nodes with odd ids", mustTopology(t, m, h), uint64(len(ids)), want...)
-}
-
-func putAndRemoveNodes(t *testing.T, m *metadataTest) {
-	a, b := m.open(t), m.open(t)
-	x, y := member("x"), member("y")
-	wantTopology(t, "put y", mustPut(t, m, a, 0, y), 1, y)
-	wantTopology(t, "put x", mustPut(t, m, b, 1, x), 2, x, y)
-	y.VirtualNodes = 7
-	wantTopology(t, "replace y", mustPut(t, m, a, 2, y), 3, x, y)
-	wantTopology(t, "topology", mustTopology(t, m, b), 3, x, y)
-	_, err := a.RemoveNode(m.ctx, 3, "z")
-	wantErr(t, "remove a node that was never there", err, coord.ErrNodeNotFound)
-	got, err := b.RemoveNode(m.ctx, 3, "x")
-	if err != nil {
-		t.Fatal(err)
-	}
-	wantTopology(t, "remove x", got, 4, y)
-	_, err = a.RemoveNode(m.ctx, 4, "x")
-	wantErr(t, "remove x again", err, coord.ErrNodeNotFound)
-	if got, err = a.RemoveNode(m.ctx, 4, "y"); err != nil {
-		t.Fatal(err)
-	}
-	wantTopology(t, "remove the last node", got, 5)
-	for _, h := range []coord.Metadata{a, b} {
-		wantTopology(t, "topology", mustTopology(t, m, h), 5)
-	}
-	wantTopology(t, "put x back", mustPut(t, m, a, 5, x), 6, x)
-}
-
-func epochCountsMembership(t *testing.T, m *metadataTest) {
-	h := m.open(t)
-	node := member("x")
-	mustPut(t, m, h, 0, member("other"))
-	epoch := mustPut(t, m, h, 1, node).Epoch
-	for _, step := range []struct {
-		what   string
-		change func(*coord.StorageNode)
-		counts bool
-	}{
-		{"nothing", func(*coord.StorageNode) {}, false},
-		{"host", func(n *coord.StorageNode) { n.Host = "elsewhere.example" }, false},
-		{"port", func(n *coord.StorageNode) { n.Port = 7001 }, false},
-		{"host and port", func(n *coord.StorageNode) { n.Host, n.Port = "::1", 7002 }, false},
-		{"virtual nodes", func(n *coord.StorageNode) { n.VirtualNodes = 151 }, true},
-		{"status draining", func(n *coord.StorageNode) { n.Status = coord.NodeDraining }, true},
-		{"status inactive", func(n *coord.StorageNode) { n.Status = coord.NodeInactive }, true},
-		{"status active", func(n *coord.StorageNode) { n.Status = coord.NodeActive }, true},
-		{"uuid", func(n *coord.StorageNode) { n.UUID = "another" }, true},
-		{"uuid to none", func(n *coord.StorageNode) { n.UUID = "" }, true},
-		{"nothing, without a uuid", func(*coord.StorageNode) {}, false},
-		{"uuid and port", func(n *coord.StorageNode) { n.UUID, n.Port = "third", 7003 }, true},
-		{"all at once", func(n *coord.StorageNode) { n.UUID, n.VirtualNodes, n.Status = "4", 4, coord.NodeDraining }, true},
-	} {
-		step.change(&node)
-		got := mustPut(t, m, h, epoch, node)
-		if step.counts {
-			epoch++
-		}
-		wantTopology(t, "change of "+step.what, got, epoch, member("other"), node)
-		wantTopology(t, "topology after change of "+step.what, mustTopology(t, m, h), epoch, member("other"), node)
-	}
-}
-
-func outdatedEpoch(t *testing.T, m *metadataTest) {
-	a, b := m.open(t), m.open(t)
-	x := member("x")
-	mustPut(t, m, a, 0, x)
-	mustPut(t, m, b, 1, member("y"))
-	for name, h := range map[string]coord.Metadata{"the same handle": b, "another handle": a} {
-		for _, epoch := range []uint64{0, 1, 3, math.MaxInt64, math.MaxInt64 + 1, math.MaxUint64} {
-			for what, node := range map[string]coord.StorageNode{"a new node": member("z"), "an unchanged one": x} {
-				got, err := h.PutNode(m.ctx, epoch, node)
-				wantErr(t, fmt.Sprintf("put %s at epoch %d by %s", what, epoch, name), err, coord.ErrMigrationConflict)
-				if got.Epoch != 0 || got.Nodes != nil {
-					t.Errorf("put %s at epoch %d: got %+v beside the error, want nothing", what, epoch, got)
-				}
-			}
-			_, err := h.RemoveNode(m.ctx, epoch, "x")
-			wantErr(t, fmt.Sprintf("remove at epoch %d by %s", epoch, name), err, coord.ErrMigrationConflict)
-		}
-		wantTopology(t, "after refused changes", mustTopology(t, m, h), 2, x, member("y"))
-		if known, err := h.NodeKnown(m.ctx, "z"); err != nil || known {
-			t.Errorf("a node whose addition was refused: known %v, %v; want false", known, err)
-		}
-	}
-}
-
-func concurrentTopologyChanges(t *testing.T, m *metadataTest) {
-	handles := []coord.Metadata{m.open(t), m.open(t)}
-	const callers = 8
-	for round := range uint64(3) {
-		won := 0
-		for _, err := range concurrently(callers, func(i int) error {
-			_, err := handles[i%2].PutNode(m.ctx, round, member(fmt.Sprintf("round-%d-%d", round, i)))
-			return err
-		}) {
-			if err == nil {
-				won++
-				continue
-			}
-			wantErr(t, "a loser", err, coord.ErrMigrationConflict)
-		}
-		if topology := mustTopology(t, m, handles[0]); won != 1 || topology.Epoch != round+1 || len(topology.Nodes) != int(round)+1 {
-			t.Fatalf("%d of %d callers at epoch %d succeeded, and made %+v; want one", won, callers, round, topology)
-		}
-	}
-	// Whoever looks again and tries again gets through.
-	for _, err := range concurrently(callers, func(i int) error {
-		h := handles[i%2]
-		for {
-			topology, err := h.Topology(m.ctx)
-			if err != nil {
-				return err
-			}
-			_, err = h.PutNode(m.ctx, topology.Epoch, member(fmt.Sprintf("again-%d", i)))
-			if !errors.Is(err, coord.ErrMigrationConflict) {
-				return err
-			}
-		}
-	}) {
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	if topology := mustTopology(t, m, handles[1]); topology.Epoch != 3+callers || len(topology.Nodes) != 3+callers {
-		t.Errorf("got epoch %d with %d nodes, want %d of both", topology.Epoch, len(topology.Nodes), 3+callers)
-	}
-}
-
-// topologySnapshot changes the topology so that its epoch tells what its nodes
-// are, and looks whether any reader sees nodes of another epoch.
-func topologySnapshot(t *testing.T, m *metadataTest) {
-	writer := m.open(t)
-	readers := []coord.Metadata{writer, m.open(t)}
-	node := member("x")
-	node.VirtualNodes = 1
-	mustPut(t, m, writer, 0, node)
-	const changes = 100
-	written := make(chan struct{})
-	var group sync.WaitGroup
-	for _, reader := range readers {
-		group.Go(func() {
-			var last uint64
-			for done := false; !done; {
-				select {
-				case <-written:
-					done = true // one more look, at the end state
-				default:
-				}
-				topology, err := reader.Topology(m.ctx)
-				if err != nil {
-					t.Errorf("topology: %v", err)
-					return
-				}
-				if len(topology.Nodes) != 1 || uint64(topology.Nodes[0].VirtualNodes) != topology.Epoch || topology.Epoch < last {
-					t.Errorf("after epoch %d a reader saw epoch %d with the nodes %+v", last, topology.Epoch, topology.Nodes)
-					return
-				}
-				last = topology.Epoch
-			}
-			if last != changes {
-				t.Errorf("the last epoch read is %d, want %d", last, changes)
-			}
-		})
-	}
-	for epoch := uint64(1); epoch < changes; epoch++ {
-		node.VirtualNodes = int(epoch) + 1
-		if _, err := writer.PutNode(m.ctx, epoch, node); err != nil {
-			t.Errorf("put at epoch %d: %v", epoch, err)
-			break
-		}
-	}
-	close(written)
-	group.Wait()
-}
-
-func knownNodes(t *testing.T, m *metadataTest) {
-	a, b := m.open(t), m.open(t)
-	want := func(what, id string, want bool) {
-		t.Helper()
-		for _, h := range []coord.Metadata{a, b} {
-			if known, err := h.NodeKnown(m.ctx, id); err != nil || known != want {
-				t.Errorf("%s: node %q known %v, %v; want %v", what, id, known, err, want)
-			}
-		}
-	}
-	want("before it was added", "x", false)
-	mustPut(t, m, a, 0, member("x"))
-	want("added", "x", true)
-	want("added another", "X", false)
-	want("added another", "", false)
-	if _, err := a.RemoveNode(m.ctx, 1, "x"); err != nil {
-		t.Fatal(err)
-	}
-	want("removed", "x", true)
-	_, err := a.RemoveNode(m.ctx, 2, "never")
-	wantErr(t, "remove a node that was never there", err, coord.ErrNodeNotFound)
-	want("not removed", "never", false)
-	mustPut(t, m, b, 2, member("x"))
-	want("added again", "x", true)
 }
 
 func acquire(t *testing.T, m *metadataTest, h coord.Metadata, id string) coord.Identity {
@@ -905,21 +612,23 @@ func everyCall(ctx context.Context, h coord.Metadata, call func(name string, err
 	call("Tenant", err)
 	_, err = h.CreateTenant(ctx, "new", 3)
 	call("CreateTenant", err)
-	_, _, err = h.SetReplicationFactor(ctx, "shop", 5)
-	call("SetReplicationFactor", err)
 	call("DeleteTenant", h.DeleteTenant(ctx, "shop"))
 	_, err = h.Tenants(ctx, "", 10)
 	call("Tenants", err)
-	_, err = h.MaxReplicationFactor(ctx)
-	call("MaxReplicationFactor", err)
+	_, err = h.ReplicationFactors(ctx)
+	call("ReplicationFactors", err)
+	_, err = h.DeletedSpaces(ctx, "", 10)
+	call("DeletedSpaces", err)
+	call("ForgetSpace", h.ForgetSpace(ctx, "deleted"))
 	_, err = h.Topology(ctx)
 	call("Topology", err)
-	_, err = h.PutNode(ctx, 1, member("y"))
-	call("PutNode", err)
-	_, err = h.RemoveNode(ctx, 1, "x")
-	call("RemoveNode", err)
-	_, err = h.NodeKnown(ctx, "x")
-	call("NodeKnown", err)
+	call("SetTopology", h.SetTopology(ctx, coord.TopologyStep{
+		Next: coord.Topology{Version: 2, Epoch: 2}, Resize: &coord.Resize{Tenant: "shop", ReplicationFactor: 5},
+	}))
+	_, err = h.Checkpoint(ctx, "saved")
+	call("Checkpoint", err)
+	call("SaveCheckpoint", h.SaveCheckpoint(ctx, "saved", []byte("later")))
+	call("SaveCheckpoint of nothing", h.SaveCheckpoint(ctx, "saved", nil))
 	_, err = h.AcquireIdentity(ctx, coord.AutoNodeID)
 	call("AcquireIdentity of any id", err)
 	_, err = h.AcquireLease(ctx, "unowned", "c1", time.Hour)
@@ -930,8 +639,13 @@ func everyCall(ctx context.Context, h coord.Metadata, call func(name string, err
 
 func endedContext(t *testing.T, m *metadataTest) {
 	h := m.open(t)
+	mustCreate(t, m, h, "deleted", 3)
+	if err := h.DeleteTenant(m.ctx, "deleted"); err != nil {
+		t.Fatal(err)
+	}
+	topology := step(t, m, h, func(s *coord.TopologyStep) { s.Next.Nodes = []coord.StorageNode{member("x")} })
 	shop := mustCreate(t, m, h, "shop", 3)
-	mustPut(t, m, h, 0, member("x"))
+	save(t, m, h, "saved", []byte("before"))
 	wantLease(t, m, h, "owned", "c1", time.Hour, true)
 	cancelled, cancel := context.WithCancel(m.ctx)
 	cancel()
@@ -946,7 +660,9 @@ func endedContext(t *testing.T, m *metadataTest) {
 	wantTenant(t, m, shop, h)
 	_, err := h.Tenant(m.ctx, "new")
 	wantErr(t, "a tenant whose creation was cancelled", err, coord.ErrTenantNotFound)
-	wantTopology(t, "after cancelled calls", mustTopology(t, m, h), 1, member("x"))
+	wantTopology(t, m, "after cancelled calls", topology, h)
+	wantSpaces(t, m, "after cancelled calls", []string{"deleted"}, h)
+	wantCheckpoint(t, m, "after cancelled calls", "saved", []byte("before"), h)
 	identity := acquire(t, m, h, "unheld")
 	if identity.Writer.Incarnation != 1 {
 		t.Errorf("the first life after a cancelled attempt has incarnation %d, want 1", identity.Writer.Incarnation)
@@ -981,16 +697,15 @@ func pingAndClose(t *testing.T, m *metadataTest) {
 
 func reopen(t *testing.T, m *metadataTest) {
 	h := m.openStore(t)
-	shop := mustCreate(t, m, h, "shop", 5)
 	mustCreate(t, m, h, "gone", 3)
 	if err := h.DeleteTenant(m.ctx, "gone"); err != nil {
 		t.Fatal(err)
 	}
-	mustPut(t, m, h, 0, member("x"))
-	mustPut(t, m, h, 1, member("y"))
-	if _, err := h.RemoveNode(m.ctx, 2, "y"); err != nil {
-		t.Fatal(err)
-	}
+	topology := step(t, m, h, func(s *coord.TopologyStep) {
+		s.Next.Nodes, s.Next.Gone = []coord.StorageNode{member("x")}, []string{"y"}
+	})
+	shop := mustCreate(t, m, h, "shop", 5)
+	save(t, m, h, "migration", []byte("half way"))
 	identity := acquire(t, m, h, "c1")
 	release(t, identity)
 	if err := h.Close(); err != nil {
@@ -1001,9 +716,11 @@ func reopen(t *testing.T, m *metadataTest) {
 	wantTenant(t, m, shop, h)
 	_, err := h.Tenant(m.ctx, "gone")
 	wantErr(t, "a tenant deleted before", err, coord.ErrTenantNotFound)
-	wantTopology(t, "topology", mustTopology(t, m, h), 3, member("x"))
-	if known, err := h.NodeKnown(m.ctx, "y"); err != nil || !known {
-		t.Errorf("a node removed before: known %v, %v; want true", known, err)
+	wantTopology(t, m, "after a restart", topology, h)
+	wantSpaces(t, m, "after a restart", []string{"gone"}, h)
+	wantCheckpoint(t, m, "after a restart", "migration", []byte("half way"), h)
+	if tenant := mustCreate(t, m, h, "gone", 3); tenant.Space != coord.TenantSpace("gone", 1) {
+		t.Errorf("a tenant of the id of one deleted before the restart has the space %q", tenant.Space)
 	}
 	again := acquire(t, m, h, "c1")
 	if again.Writer.Incarnation != identity.Writer.Incarnation+1 {

@@ -2,6 +2,7 @@ package conformance
 
 import (
 	"context"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -48,7 +49,7 @@ func watch(t *testing.T, m *metadataTest, h coord.Metadata) *watching {
 	})
 	// A change that is made again and again until it is heard of.
 	for again := time.NewTicker(5 * time.Millisecond); ; {
-		if _, _, err := h.SetReplicationFactor(m.ctx, "probe", 3); err != nil {
+		if err := h.DeleteTenant(m.ctx, "probe"); err != nil {
 			if _, err := h.CreateTenant(m.ctx, "probe", 3); err != nil {
 				t.Fatal(err)
 			}
@@ -64,22 +65,21 @@ func watch(t *testing.T, m *metadataTest, h coord.Metadata) *watching {
 	}
 }
 
-// want waits for a change.
-func (w *watching) want(t *testing.T, what string, want coord.Change) {
+// want waits for changes, in any order.
+func (w *watching) want(t *testing.T, what string, want ...coord.Change) {
 	t.Helper()
 	late := time.NewTimer(promptly)
 	defer late.Stop()
-	for {
+	for want = slices.Clone(want); len(want) > 0; {
 		select {
 		case c := <-w.changes:
-			if c == want {
-				return
-			}
-			if c.Tenant != "probe" {
+			if at := slices.Index(want, c); at >= 0 {
+				want = slices.Delete(want, at, at+1)
+			} else if c.Tenant != "probe" {
 				t.Errorf("%s: told of %+v, want %+v", what, c, want)
 			}
 		case <-late.C:
-			t.Errorf("%s: not told within %v", what, promptly)
+			t.Errorf("%s: not told of %+v within %v", what, want, promptly)
 			return
 		}
 	}
@@ -91,34 +91,38 @@ func watchChanges(t *testing.T, m *metadataTest) {
 	if own == nil {
 		return
 	}
-	topology := coord.Change{Topology: true}
-	node := member("x")
-	steps := []struct {
+	tenant, topology := []coord.Change{{Tenant: "shop"}}, []coord.Change{{Topology: true}}
+	type action struct {
 		what string
-		want coord.Change
+		want []coord.Change
 		do   func() error
-	}{
-		{"create a tenant", coord.Change{Tenant: "shop"}, func() error { _, err := a.CreateTenant(m.ctx, "shop", 3); return err }},
-		{"set its replication factor", coord.Change{Tenant: "shop"}, func() error { _, _, err := a.SetReplicationFactor(m.ctx, "shop", 5); return err }},
-		{"delete it", coord.Change{Tenant: "shop"}, func() error { return a.DeleteTenant(m.ctx, "shop") }},
-		{"add a node", topology, func() error { _, err := a.PutNode(m.ctx, 0, node); return err }},
-		{"move a node", topology, func() error { node.Port++; _, err := a.PutNode(m.ctx, 1, node); return err }},
-		{"drain a node", topology, func() error { node.Status = coord.NodeDraining; _, err := a.PutNode(m.ctx, 1, node); return err }},
-		{"remove a node", topology, func() error { _, err := a.RemoveNode(m.ctx, 2, "x"); return err }},
+	}
+	version := uint64(0)
+	set := func(change func(*coord.TopologyStep)) func() error {
+		return func() error {
+			version++
+			s := coord.TopologyStep{Next: coord.Topology{Version: version, Epoch: version}}
+			change(&s)
+			return a.SetTopology(m.ctx, s)
+		}
+	}
+	steps := []action{
+		{"create a tenant", tenant, func() error { _, err := a.CreateTenant(m.ctx, "shop", 3); return err }},
+		{"add a node", topology, set(func(s *coord.TopologyStep) { s.Next.Nodes = []coord.StorageNode{member("x")} })},
+		{"change nothing but the version", topology, set(func(s *coord.TopologyStep) { s.Next.Epoch-- })},
+		{"resize the tenant", []coord.Change{topology[0], tenant[0]}, set(func(s *coord.TopologyStep) { s.Resize = &coord.Resize{Tenant: "shop", ReplicationFactor: 5} })},
+		{"delete it", tenant, func() error { return a.DeleteTenant(m.ctx, "shop") }},
+		{"resize it when it is gone", topology, set(func(s *coord.TopologyStep) { s.Resize = &coord.Resize{Tenant: "shop", ReplicationFactor: 3} })},
 	}
 	for _, id := range sortedOddIDs(t) {
-		steps = append(steps, struct {
-			what string
-			want coord.Change
-			do   func() error
-		}{"create tenant " + id, coord.Change{Tenant: id}, func() error { _, err := a.CreateTenant(m.ctx, id, 3); return err }})
+		steps = append(steps, action{"create tenant " + id, []coord.Change{{Tenant: id}}, func() error { _, err := a.CreateTenant(m.ctx, id, 3); return err }})
 	}
 	for _, step := range steps {
 		if err := step.do(); err != nil {
 			t.Fatalf("%s: %v", step.what, err)
 		}
-		own.want(t, step.what+", by the handle itself", step.want)
-		other.want(t, step.what+", by another handle", step.want)
+		own.want(t, step.what+", by the handle itself", step.want...)
+		other.want(t, step.what+", by another handle", step.want...)
 	}
 }
 

@@ -17,9 +17,6 @@ import (
 	pb "github.com/pairdb/coordinator/rpc/coordinatorpb"
 )
 
-// dumpPage is how many keys are listed at once.
-const dumpPage = 1000
-
 func dumpCommand() command {
 	return command{
 		name: "dump", summary: "Print all keys and values of a tenant as JSON lines",
@@ -126,32 +123,18 @@ func (d *dumper) run(ctx context.Context, w io.Writer, concurrency int) error {
 	return errors.Join(err, out.Flush())
 }
 
-// list starts a read for each key, page by page.
+// list starts a read for each key.
 func (d *dumper) list(ctx context.Context, slots chan<- slot) error {
-	for token := ""; ; {
-		var page *pb.ListKeysResponse
-		err := d.in.retry(ctx, func(ctx context.Context) (err error) {
-			page, err = d.lister.ListKeys(ctx, &pb.ListKeysRequest{
-				TenantId: d.in.tenant, Prefix: d.prefix, PageSize: dumpPage, PageToken: token,
-			})
-			return err
-		})
-		if err != nil {
-			return err
+	return d.in.scan(ctx, d.lister, d.prefix, func(key string) error {
+		s := make(slot, 1)
+		select {
+		case slots <- s:
+		case <-ctx.Done():
+			return ctx.Err()
 		}
-		for _, key := range page.GetKeys() {
-			s := make(slot, 1)
-			select {
-			case slots <- s:
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-			d.reads.Go(func() { s <- d.read(ctx, key) })
-		}
-		if token = page.GetNextPageToken(); token == "" {
-			return nil
-		}
-	}
+		d.reads.Go(func() { s <- d.read(ctx, key) })
+		return nil
+	})
 }
 
 func (d *dumper) read(ctx context.Context, key string) dumped {

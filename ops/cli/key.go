@@ -2,8 +2,10 @@ package cli
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"io"
+	"time"
 
 	pb "github.com/pairdb/coordinator/rpc/coordinatorpb"
 )
@@ -13,13 +15,23 @@ const maxValueBytes = 10 << 20
 
 func keyCommands() []command {
 	return []command{
-		{name: "put", args: "KEY VALUE", count: [2]int{2, 2}, summary: "Write a value; a VALUE of - is read from standard input", run: put},
+		{name: "put", args: "KEY VALUE", count: [2]int{2, 2}, summary: "Write a value; a VALUE of - is read from standard input", flags: putFlags},
 		{name: "get", args: "KEY", count: [2]int{1, 1}, summary: "Print a value, exactly its bytes", run: get},
 		{name: "delete", args: "KEY", count: [2]int{1, 1}, summary: "Delete a key; one that is absent, too", run: deleteKey},
 	}
 }
 
-func put(ctx context.Context, in *invocation) error {
+func putFlags(fs *flag.FlagSet) action {
+	ttl := fs.Duration("ttl", 0, "how long the value lives, to the second; 0: for ever")
+	return func(ctx context.Context, in *invocation) error {
+		if *ttl < 0 || *ttl%time.Second != 0 {
+			return wrongUsage("-ttl must be whole seconds, not %v", *ttl)
+		}
+		return put(ctx, in, *ttl)
+	}
+}
+
+func put(ctx context.Context, in *invocation, ttl time.Duration) error {
 	value := []byte(in.args[1])
 	if in.args[1] == "-" {
 		var err error
@@ -32,6 +44,7 @@ func put(ctx context.Context, in *invocation) error {
 	}
 	a, err := ask(ctx, in, pb.CoordinatorServiceClient.WriteKeyValue, &pb.WriteKeyValueRequest{
 		TenantId: in.tenant, Key: in.args[0], Value: value, Consistency: in.consistency, IdempotencyKey: in.idempotencyKey,
+		TtlSeconds: int64(ttl / time.Second),
 	})
 	if err != nil {
 		return err

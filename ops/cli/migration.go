@@ -34,13 +34,13 @@ func listMigrations(ctx context.Context, in *invocation) error {
 }
 
 func migrationRows(migrations []*pb.GetMigrationStatusResponse) [][]string {
-	rows := [][]string{{"MIGRATION", "TYPE", "NODE", "STATUS", "KEYS", "OF", "DONE", "STARTED", "ERROR"}}
+	rows := [][]string{{"MIGRATION", "TYPE", "OF", "STATUS", "KEYS", "OF", "DONE", "STARTED", "ENDS", "NOTE"}}
 	for _, m := range migrations {
 		p := m.GetProgress()
 		rows = append(rows, []string{
-			m.GetMigrationId(), m.GetType(), dash(m.GetNodeId()), m.GetStatus(),
+			m.GetMigrationId(), m.GetType(), dash(m.GetNodeId() + m.GetTenantId()), m.GetStatus(),
 			strconv.FormatInt(p.GetKeysMigrated(), 10), strconv.FormatInt(p.GetTotalKeys(), 10), percent(p.GetPercentage()),
-			moment(m.GetStartedAt()), dash(m.GetErrorMessage()),
+			moment(m.GetStartedAt()), moment(m.GetEstimatedCompletion()), dash(m.GetErrorMessage()),
 		})
 	}
 	return rows

@@ -20,6 +20,7 @@ func nodeCommands() []command {
 
 func addNode(fs *flag.FlagSet) action {
 	virtualNodes := fs.Int("virtual-nodes", 0, "weight, as a number of virtual nodes; 0 means 150")
+	plan := fs.Bool("plan", false, "only say what would move, and change nothing")
 	return func(ctx context.Context, in *invocation) error {
 		host, portText, err := net.SplitHostPort(in.args[1])
 		if err != nil || host == "" {
@@ -33,25 +34,32 @@ func addNode(fs *flag.FlagSet) action {
 		if err != nil {
 			return err
 		}
-		a, err := ask(ctx, in, pb.CoordinatorServiceClient.AddStorageNode, &pb.AddStorageNodeRequest{
-			NodeId: in.args[0], Host: host, Port: int32(port), VirtualNodes: weight,
-		})
+		req := &pb.AddStorageNodeRequest{NodeId: in.args[0], Host: host, Port: int32(port), VirtualNodes: weight}
+		if *plan {
+			return showPlan(ctx, in, &pb.PlanNodeChangeRequest{Add: req})
+		}
+		a, err := ask(ctx, in, pb.CoordinatorServiceClient.AddStorageNode, req)
 		if err != nil {
 			return err
 		}
-		return in.answer(a, printf("added node %s%s%s\n", a.GetNodeId(), note(a.GetMessage()), migrationNote(a.GetMigrationId())))
+		return in.answer(a, printf("adding node %s%s%s\n", a.GetNodeId(), note(a.GetMessage()), migrationNote(a.GetMigrationId())))
 	}
 }
 
 func removeNode(fs *flag.FlagSet) action {
-	force := fs.Bool("force", false, "drop the node without moving its data")
+	force := fs.Bool("force", false, "the node is lost: rebuild what it held from the others")
+	accept := fs.Bool("accept-data-loss", false, "with -force: although some keys have no other replica")
+	plan := fs.Bool("plan", false, "only say what would move, and change nothing")
 	return func(ctx context.Context, in *invocation) error {
-		a, err := ask(ctx, in, pb.CoordinatorServiceClient.RemoveStorageNode,
-			&pb.RemoveStorageNodeRequest{NodeId: in.args[0], Force: *force})
+		req := &pb.RemoveStorageNodeRequest{NodeId: in.args[0], Force: *force, AcceptDataLoss: *accept}
+		if *plan {
+			return showPlan(ctx, in, &pb.PlanNodeChangeRequest{Remove: req})
+		}
+		a, err := ask(ctx, in, pb.CoordinatorServiceClient.RemoveStorageNode, req)
 		if err != nil {
 			return err
 		}
-		return in.answer(a, printf("removed node %s%s%s\n", a.GetNodeId(), note(a.GetMessage()), migrationNote(a.GetMigrationId())))
+		return in.answer(a, printf("removing node %s%s%s\n", a.GetNodeId(), note(a.GetMessage()), migrationNote(a.GetMigrationId())))
 	}
 }
 

@@ -20,22 +20,29 @@ const (
 // coordinator is out of reach, without a quorum, or overloaded. Only for calls
 // that may safely take effect twice.
 func (in *invocation) retry(ctx context.Context, call func(context.Context) error) error {
-	backoff := firstBackoff
 	for attempt := 1; ; attempt++ {
 		err := in.once(ctx, call)
 		code := status.Code(err)
 		if err == nil || attempt == attempts || code != codes.Unavailable && code != codes.ResourceExhausted {
 			return err
 		}
-		pause := min(max(backoff/2+rand.N(backoff/2), asked(err)), maxBackoff)
-		backoff *= 2
-		timer := time.NewTimer(pause)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
+		if in.backOff(ctx, attempt, err) != nil {
 			return err
 		}
+	}
+}
+
+// backOff waits after a failed attempt, as long as the coordinator asked for.
+// It fails where ctx ends first.
+func (in *invocation) backOff(ctx context.Context, attempt int, failure error) error {
+	backoff := firstBackoff << (attempt - 1)
+	timer := time.NewTimer(min(max(backoff/2+rand.N(backoff/2), asked(failure)), maxBackoff))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 

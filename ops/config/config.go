@@ -23,6 +23,7 @@ type Config struct {
 	HashRing     HashRing
 	Consistency  Consistency
 	Cache        Cache
+	Maintenance  Maintenance
 	Auth         *Auth // nil: no authentication
 	Limits       Limits
 	Metrics      Metrics
@@ -125,6 +126,21 @@ type ClientTLS struct {
 	CAFile, CertFile, KeyFile string
 }
 
+// Maintenance is what coordinators do in the background.
+type Maintenance struct {
+	BytesPerSecond int           // of values that are copied, by a change of topology or a repair
+	CleanupDelay   time.Duration // after a change nodes keep so long what they do not own any more
+	RepairInterval time.Duration // in which all replicas are compared once
+	HintLifetime   time.Duration
+	TombstoneGrace time.Duration // 0: the least that is safe
+}
+
+// LeastTombstoneGrace is how long tombstones must be kept: until nothing that
+// might bring back what they replaced can arrive any more.
+func (c *Config) LeastTombstoneGrace() time.Duration {
+	return max(c.Maintenance.HintLifetime, c.Idempotency.TTL) + c.Consistency.WriteTimeout + coord.MessageLifetime
+}
+
 // HashRing is the ring of storage nodes.
 type HashRing struct {
 	VirtualNodes   int           // of a node that says nothing else
@@ -217,7 +233,13 @@ func defaults(dev bool) *Config {
 			ReadTimeout:  3 * time.Second,
 			RepairAsync:  true,
 		},
-		Cache:   Cache{TenantConfigTTL: 5 * time.Minute, MaxSize: 10_000},
+		Cache: Cache{TenantConfigTTL: 5 * time.Minute, MaxSize: 10_000},
+		Maintenance: Maintenance{
+			BytesPerSecond: 64 << 20,
+			CleanupDelay:   time.Minute,
+			RepairInterval: time.Minute,
+			HintLifetime:   coord.DefaultHintLifetime,
+		},
 		Limits:  Limits{MaxValueBytes: MaxValueBytes, MaxInFlight: 10_000},
 		Metrics: Metrics{Enabled: true, Listen: "0.0.0.0:9090", Path: "/metrics"},
 		Logging: Logging{Level: "info", Format: "json"},

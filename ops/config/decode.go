@@ -35,6 +35,7 @@ func (d *decoder) file(c *Config, f *fileSchema) postgresAddress {
 	d.storage(&c.Storage, f.Storage)
 	d.consistency(&c.Consistency, f.Consistency)
 	d.cache(&c.Cache, f.Cache)
+	d.maintenance(c, f.Maintenance)
 	d.auth(c, f.Auth)
 	d.limits(&c.Limits, f.Limits)
 	d.metrics(&c.Metrics, f.Metrics)
@@ -157,6 +158,22 @@ func (d *decoder) cache(c *Cache, blocks []cacheBlock) {
 	each(d, "cache", blocks, func(s *cacheBlock) hcl.Range { return s.Range }, func(b block, s *cacheBlock) {
 		b.duration(&c.TenantConfigTTL, s.TenantConfigTTL, minTimeout, 24*time.Hour)
 		b.integer(&c.MaxSize, s.MaxSize, 1, maxCount)
+	})
+}
+
+func (d *decoder) maintenance(c *Config, blocks []maintenanceBlock) {
+	each(d, "maintenance", blocks, func(m *maintenanceBlock) hcl.Range { return m.Range }, func(b block, m *maintenanceBlock) {
+		to := &c.Maintenance
+		b.integer(&to.BytesPerSecond, m.BytesPerSecond, 1<<10, 1<<40)
+		b.duration(&to.CleanupDelay, m.CleanupDelay, time.Second, 24*time.Hour)
+		b.duration(&to.RepairInterval, m.RepairInterval, time.Second, 7*24*time.Hour)
+		b.duration(&to.HintLifetime, m.HintLifetime, time.Second, 30*24*time.Hour)
+		b.duration(&to.TombstoneGrace, m.TombstoneGrace, time.Second, 365*24*time.Hour)
+		if least := c.LeastTombstoneGrace(); m.TombstoneGrace != nil && to.TombstoneGrace != 0 && to.TombstoneGrace < least {
+			b.report(m.TombstoneGrace.Expr.Range(), "Tombstones would be forgotten too soon",
+				"maintenance.tombstone_grace is "+to.TombstoneGrace.String()+", want at least "+least.String()+
+					": the longer of maintenance.hint_lifetime and idempotency's ttl, and consistency.write_timeout and 1m0s.")
+		}
 	})
 }
 

@@ -18,6 +18,7 @@ type fileSchema struct {
 	HashRing     []hashRingBlock    `hcl:"hash_ring,block"`
 	Consistency  []consistencyBlock `hcl:"consistency,block"`
 	Cache        []cacheBlock       `hcl:"cache,block"`
+	Maintenance  []maintenanceBlock `hcl:"maintenance,block"`
 	Auth         []authBlock        `hcl:"auth,block"`
 	Limits       []limitsBlock      `hcl:"limits,block"`
 	Metrics      []metricsBlock     `hcl:"metrics,block"`
@@ -134,6 +135,15 @@ type cacheBlock struct {
 	Range           hcl.Range      `hcl:",def_range"`
 	TenantConfigTTL *hcl.Attribute `hcl:"tenant_config_ttl,optional"`
 	MaxSize         *hcl.Attribute `hcl:"max_size,optional"`
+}
+
+type maintenanceBlock struct {
+	Range          hcl.Range      `hcl:",def_range"`
+	BytesPerSecond *hcl.Attribute `hcl:"bytes_per_second,optional"`
+	CleanupDelay   *hcl.Attribute `hcl:"cleanup_delay,optional"`
+	RepairInterval *hcl.Attribute `hcl:"repair_interval,optional"`
+	HintLifetime   *hcl.Attribute `hcl:"hint_lifetime,optional"`
+	TombstoneGrace *hcl.Attribute `hcl:"tombstone_grace,optional"`
 }
 
 type authBlock struct {

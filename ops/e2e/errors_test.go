@@ -34,6 +34,17 @@ func TestErrorTable(t *testing.T) {
 	}
 	spare := startStorage(t, "storage-9", t.TempDir())
 	host, port := splitAddress(t, spare.grpc)
+	// A migration that has ended.
+	resized, err := client.UpdateReplicationFactor(t.Context(), &pb.UpdateReplicationFactorRequest{TenantId: "default", NewReplicationFactor: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := resized.GetMigrationId()
+	awaitMigration(t, client, done, "completed")
+	if resized, err = client.UpdateReplicationFactor(t.Context(), &pb.UpdateReplicationFactorRequest{TenantId: "default", NewReplicationFactor: 3}); err != nil {
+		t.Fatal(err)
+	}
+	awaitMigration(t, client, resized.GetMigrationId(), "completed")
 	w := func(change func(*pb.WriteKeyValueRequest)) *pb.WriteKeyValueRequest {
 		req := &pb.WriteKeyValueRequest{TenantId: "default", Key: "k", Value: []byte("v")}
 		change(req)
@@ -68,7 +79,8 @@ func TestErrorTable(t *testing.T) {
 		{"tenant exists", "CreateTenant", &pb.CreateTenantRequest{TenantId: "default"}, codes.AlreadyExists, "TENANT_EXISTS", "", "tenant"},
 		{"replication factor 11", "CreateTenant", &pb.CreateTenantRequest{TenantId: "t", ReplicationFactor: 11}, codes.InvalidArgument, "INVALID_REPLICATION_FACTOR", "", ""},
 		{"replication factor above nodes", "CreateTenant", &pb.CreateTenantRequest{TenantId: "t", ReplicationFactor: 4}, codes.InvalidArgument, "INVALID_REPLICATION_FACTOR", "", ""},
-		{"replication factor with keys", "UpdateReplicationFactor", &pb.UpdateReplicationFactorRequest{TenantId: "default", NewReplicationFactor: 2}, codes.FailedPrecondition, "MIGRATION_CONFLICT", "", ""},
+		{"replication factor above nodes, change", "UpdateReplicationFactor", &pb.UpdateReplicationFactorRequest{TenantId: "default", NewReplicationFactor: 4}, codes.InvalidArgument, "INVALID_REPLICATION_FACTOR", "", ""},
+		{"negative lifetime", "WriteKeyValue", w(func(r *pb.WriteKeyValueRequest) { r.TtlSeconds = -1 }), codes.InvalidArgument, "INVALID_REQUEST", notApplied, "ttl_seconds"},
 		{"idempotency key, other value", "WriteKeyValue", w(func(r *pb.WriteKeyValueRequest) { r.Value, r.IdempotencyKey = []byte("w"), "once" }), codes.AlreadyExists, "IDEMPOTENCY_KEY_CONFLICT", notApplied, "idempotency"},
 		{"idempotency key, other operation", "DeleteKeyValue", &pb.DeleteKeyValueRequest{TenantId: "default", Key: "k", IdempotencyKey: "once"}, codes.AlreadyExists, "IDEMPOTENCY_KEY_CONFLICT", notApplied, "idempotency"},
 		{"unknown migration", "GetMigrationStatus", &pb.GetMigrationStatusRequest{MigrationId: "m"}, codes.NotFound, "MIGRATION_NOT_FOUND", "", "migration"},
@@ -76,7 +88,7 @@ func TestErrorTable(t *testing.T) {
 		{"unknown node", "RemoveStorageNode", &pb.RemoveStorageNodeRequest{NodeId: "nobody"}, codes.NotFound, "NODE_NOT_FOUND", "", "node"},
 		{"node below the replication factor", "RemoveStorageNode", &pb.RemoveStorageNodeRequest{NodeId: "storage-1"}, codes.FailedPrecondition, "NODE_IN_USE", "", ""},
 		{"another node under a known id", "AddStorageNode", &pb.AddStorageNodeRequest{NodeId: "storage-1", Host: host, Port: port}, codes.FailedPrecondition, "NODE_IN_USE", "", ""},
-		{"a node while keys are stored", "AddStorageNode", &pb.AddStorageNodeRequest{NodeId: "storage-9", Host: host, Port: port}, codes.FailedPrecondition, "MIGRATION_CONFLICT", "", ""},
+		{"cancel of a migration that is done", "CancelMigration", &pb.CancelMigrationRequest{MigrationId: done}, codes.FailedPrecondition, "MIGRATION_CONFLICT", "", "migration"},
 		{"a node that is not there", "AddStorageNode", &pb.AddStorageNodeRequest{NodeId: "storage-8", Host: "127.0.0.1", Port: 1}, codes.Unavailable, "QUORUM_NOT_REACHED", "", "storage-8"},
 	}
 	check := func(t *testing.T, method string, request proto.Message, code codes.Code, reason, outcome, word string) {

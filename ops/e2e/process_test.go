@@ -167,13 +167,15 @@ func startConfigured(t *testing.T, id, dir, extra string) *process {
 func startConfiguredAt(t *testing.T, id, dir, listen, extra string) *process {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "coordinator.hcl")
+	if !strings.Contains(extra, "idempotency ") {
+		extra += "\nidempotency \"badger\" {}\n"
+	}
 	text := fmt.Sprintf(`
 node_id  = %q
 data_dir = %q
 server { listen = %q }
 metrics { listen = "127.0.0.1:0" }
 metadata "sqlite" { path = %q }
-idempotency "badger" {}
 %s`, id, filepath.Join(dir, id), listen, filepath.Join(dir, "metadata.db"), extra)
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)

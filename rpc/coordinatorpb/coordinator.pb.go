@@ -183,6 +183,7 @@ type WriteKeyValueRequest struct {
 	Value          []byte                 `protobuf:"bytes,3,opt,name=value,proto3" json:"value,omitempty"`                                         // up to 10 MiB; an empty value is not an absent one
 	Consistency    string                 `protobuf:"bytes,4,opt,name=consistency,proto3" json:"consistency,omitempty"`                             // one, quorum or all; empty: the coordinator's default
 	IdempotencyKey string                 `protobuf:"bytes,5,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"` // up to 256 bytes; the same key takes effect at most once
+	TtlSeconds     int64                  `protobuf:"varint,6,opt,name=ttl_seconds,json=ttlSeconds,proto3" json:"ttl_seconds,omitempty"`            // the value is gone after so long; 0: never, at most 10 years
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -250,6 +251,13 @@ func (x *WriteKeyValueRequest) GetIdempotencyKey() string {
 		return x.IdempotencyKey
 	}
 	return ""
+}
+
+func (x *WriteKeyValueRequest) GetTtlSeconds() int64 {
+	if x != nil {
+		return x.TtlSeconds
+	}
+	return 0
 }
 
 type WriteKeyValueResponse struct {
@@ -808,6 +816,7 @@ type PipelineOperation struct {
 	IdempotencyKey string                 `protobuf:"bytes,7,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"` // of a write or delete
 	TimeoutMs      uint32                 `protobuf:"varint,8,opt,name=timeout_ms,json=timeoutMs,proto3" json:"timeout_ms,omitempty"`               // answered by then, counted from when it was received; 0: the coordinator's own limit
 	MaxValueBytes  uint32                 `protobuf:"varint,9,opt,name=max_value_bytes,json=maxValueBytes,proto3" json:"max_value_bytes,omitempty"` // of a read: a greater value is left out of the answer; 0: no limit
+	TtlSeconds     int64                  `protobuf:"varint,10,opt,name=ttl_seconds,json=ttlSeconds,proto3" json:"ttl_seconds,omitempty"`           // of a write
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -901,6 +910,13 @@ func (x *PipelineOperation) GetTimeoutMs() uint32 {
 func (x *PipelineOperation) GetMaxValueBytes() uint32 {
 	if x != nil {
 		return x.MaxValueBytes
+	}
+	return 0
+}
+
+func (x *PipelineOperation) GetTtlSeconds() int64 {
+	if x != nil {
+		return x.TtlSeconds
 	}
 	return 0
 }
@@ -1126,6 +1142,7 @@ type BatchWriteItem struct {
 	Value          []byte                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
 	Delete         bool                   `protobuf:"varint,3,opt,name=delete,proto3" json:"delete,omitempty"` // delete the key instead
 	IdempotencyKey string                 `protobuf:"bytes,4,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
+	TtlSeconds     int64                  `protobuf:"varint,5,opt,name=ttl_seconds,json=ttlSeconds,proto3" json:"ttl_seconds,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -1186,6 +1203,13 @@ func (x *BatchWriteItem) GetIdempotencyKey() string {
 		return x.IdempotencyKey
 	}
 	return ""
+}
+
+func (x *BatchWriteItem) GetTtlSeconds() int64 {
+	if x != nil {
+		return x.TtlSeconds
+	}
+	return 0
 }
 
 type BatchWriteResponse struct {
@@ -1562,6 +1586,118 @@ func (x *ListKeysResponse) GetNextPageToken() string {
 	return ""
 }
 
+type ScanKeysRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	TenantId      string                 `protobuf:"bytes,1,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
+	Prefix        string                 `protobuf:"bytes,2,opt,name=prefix,proto3" json:"prefix,omitempty"`                              // only keys that begin with it
+	ResumeToken   string                 `protobuf:"bytes,3,opt,name=resume_token,json=resumeToken,proto3" json:"resume_token,omitempty"` // of the last message that was received; empty: from the start
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ScanKeysRequest) Reset() {
+	*x = ScanKeysRequest{}
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ScanKeysRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ScanKeysRequest) ProtoMessage() {}
+
+func (x *ScanKeysRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ScanKeysRequest.ProtoReflect.Descriptor instead.
+func (*ScanKeysRequest) Descriptor() ([]byte, []int) {
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *ScanKeysRequest) GetTenantId() string {
+	if x != nil {
+		return x.TenantId
+	}
+	return ""
+}
+
+func (x *ScanKeysRequest) GetPrefix() string {
+	if x != nil {
+		return x.Prefix
+	}
+	return ""
+}
+
+func (x *ScanKeysRequest) GetResumeToken() string {
+	if x != nil {
+		return x.ResumeToken
+	}
+	return ""
+}
+
+type ScanKeysResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Keys          []string               `protobuf:"bytes,1,rep,name=keys,proto3" json:"keys,omitempty"`                                  // each key once, over all messages
+	ResumeToken   string                 `protobuf:"bytes,2,opt,name=resume_token,json=resumeToken,proto3" json:"resume_token,omitempty"` // where to go on behind these keys
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ScanKeysResponse) Reset() {
+	*x = ScanKeysResponse{}
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ScanKeysResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ScanKeysResponse) ProtoMessage() {}
+
+func (x *ScanKeysResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ScanKeysResponse.ProtoReflect.Descriptor instead.
+func (*ScanKeysResponse) Descriptor() ([]byte, []int) {
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *ScanKeysResponse) GetKeys() []string {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+func (x *ScanKeysResponse) GetResumeToken() string {
+	if x != nil {
+		return x.ResumeToken
+	}
+	return ""
+}
+
 type CreateTenantRequest struct {
 	state             protoimpl.MessageState `protogen:"open.v1"`
 	TenantId          string                 `protobuf:"bytes,1,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
@@ -1572,7 +1708,7 @@ type CreateTenantRequest struct {
 
 func (x *CreateTenantRequest) Reset() {
 	*x = CreateTenantRequest{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[22]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1584,7 +1720,7 @@ func (x *CreateTenantRequest) String() string {
 func (*CreateTenantRequest) ProtoMessage() {}
 
 func (x *CreateTenantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[22]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1597,7 +1733,7 @@ func (x *CreateTenantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTenantRequest.ProtoReflect.Descriptor instead.
 func (*CreateTenantRequest) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{22}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *CreateTenantRequest) GetTenantId() string {
@@ -1627,7 +1763,7 @@ type CreateTenantResponse struct {
 
 func (x *CreateTenantResponse) Reset() {
 	*x = CreateTenantResponse{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[23]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1639,7 +1775,7 @@ func (x *CreateTenantResponse) String() string {
 func (*CreateTenantResponse) ProtoMessage() {}
 
 func (x *CreateTenantResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[23]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1652,7 +1788,7 @@ func (x *CreateTenantResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTenantResponse.ProtoReflect.Descriptor instead.
 func (*CreateTenantResponse) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{23}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *CreateTenantResponse) GetSuccess() bool {
@@ -1700,7 +1836,7 @@ type UpdateReplicationFactorRequest struct {
 
 func (x *UpdateReplicationFactorRequest) Reset() {
 	*x = UpdateReplicationFactorRequest{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[24]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1712,7 +1848,7 @@ func (x *UpdateReplicationFactorRequest) String() string {
 func (*UpdateReplicationFactorRequest) ProtoMessage() {}
 
 func (x *UpdateReplicationFactorRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[24]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1725,7 +1861,7 @@ func (x *UpdateReplicationFactorRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateReplicationFactorRequest.ProtoReflect.Descriptor instead.
 func (*UpdateReplicationFactorRequest) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{24}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *UpdateReplicationFactorRequest) GetTenantId() string {
@@ -1757,7 +1893,7 @@ type UpdateReplicationFactorResponse struct {
 
 func (x *UpdateReplicationFactorResponse) Reset() {
 	*x = UpdateReplicationFactorResponse{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[25]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1769,7 +1905,7 @@ func (x *UpdateReplicationFactorResponse) String() string {
 func (*UpdateReplicationFactorResponse) ProtoMessage() {}
 
 func (x *UpdateReplicationFactorResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[25]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1782,7 +1918,7 @@ func (x *UpdateReplicationFactorResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateReplicationFactorResponse.ProtoReflect.Descriptor instead.
 func (*UpdateReplicationFactorResponse) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{25}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *UpdateReplicationFactorResponse) GetSuccess() bool {
@@ -1843,7 +1979,7 @@ type GetTenantRequest struct {
 
 func (x *GetTenantRequest) Reset() {
 	*x = GetTenantRequest{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[26]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1855,7 +1991,7 @@ func (x *GetTenantRequest) String() string {
 func (*GetTenantRequest) ProtoMessage() {}
 
 func (x *GetTenantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[26]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1868,7 +2004,7 @@ func (x *GetTenantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTenantRequest.ProtoReflect.Descriptor instead.
 func (*GetTenantRequest) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{26}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *GetTenantRequest) GetTenantId() string {
@@ -1892,7 +2028,7 @@ type GetTenantResponse struct {
 
 func (x *GetTenantResponse) Reset() {
 	*x = GetTenantResponse{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[27]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1904,7 +2040,7 @@ func (x *GetTenantResponse) String() string {
 func (*GetTenantResponse) ProtoMessage() {}
 
 func (x *GetTenantResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[27]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1917,7 +2053,7 @@ func (x *GetTenantResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTenantResponse.ProtoReflect.Descriptor instead.
 func (*GetTenantResponse) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{27}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *GetTenantResponse) GetSuccess() bool {
@@ -1972,7 +2108,7 @@ type ListTenantsRequest struct {
 
 func (x *ListTenantsRequest) Reset() {
 	*x = ListTenantsRequest{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[28]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1984,7 +2120,7 @@ func (x *ListTenantsRequest) String() string {
 func (*ListTenantsRequest) ProtoMessage() {}
 
 func (x *ListTenantsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[28]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1997,7 +2133,7 @@ func (x *ListTenantsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTenantsRequest.ProtoReflect.Descriptor instead.
 func (*ListTenantsRequest) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{28}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ListTenantsRequest) GetPageSize() int32 {
@@ -2024,7 +2160,7 @@ type ListTenantsResponse struct {
 
 func (x *ListTenantsResponse) Reset() {
 	*x = ListTenantsResponse{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[29]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2036,7 +2172,7 @@ func (x *ListTenantsResponse) String() string {
 func (*ListTenantsResponse) ProtoMessage() {}
 
 func (x *ListTenantsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[29]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2049,7 +2185,7 @@ func (x *ListTenantsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTenantsResponse.ProtoReflect.Descriptor instead.
 func (*ListTenantsResponse) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{29}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ListTenantsResponse) GetTenants() []*GetTenantResponse {
@@ -2075,7 +2211,7 @@ type DeleteTenantRequest struct {
 
 func (x *DeleteTenantRequest) Reset() {
 	*x = DeleteTenantRequest{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[30]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2087,7 +2223,7 @@ func (x *DeleteTenantRequest) String() string {
 func (*DeleteTenantRequest) ProtoMessage() {}
 
 func (x *DeleteTenantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[30]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2100,7 +2236,7 @@ func (x *DeleteTenantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteTenantRequest.ProtoReflect.Descriptor instead.
 func (*DeleteTenantRequest) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{30}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *DeleteTenantRequest) GetTenantId() string {
@@ -2120,7 +2256,7 @@ type DeleteTenantResponse struct {
 
 func (x *DeleteTenantResponse) Reset() {
 	*x = DeleteTenantResponse{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[31]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2132,7 +2268,7 @@ func (x *DeleteTenantResponse) String() string {
 func (*DeleteTenantResponse) ProtoMessage() {}
 
 func (x *DeleteTenantResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[31]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2145,7 +2281,7 @@ func (x *DeleteTenantResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteTenantResponse.ProtoReflect.Descriptor instead.
 func (*DeleteTenantResponse) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{31}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *DeleteTenantResponse) GetSuccess() bool {
@@ -2174,7 +2310,7 @@ type AddStorageNodeRequest struct {
 
 func (x *AddStorageNodeRequest) Reset() {
 	*x = AddStorageNodeRequest{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[32]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2186,7 +2322,7 @@ func (x *AddStorageNodeRequest) String() string {
 func (*AddStorageNodeRequest) ProtoMessage() {}
 
 func (x *AddStorageNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[32]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2199,7 +2335,7 @@ func (x *AddStorageNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddStorageNodeRequest.ProtoReflect.Descriptor instead.
 func (*AddStorageNodeRequest) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{32}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *AddStorageNodeRequest) GetNodeId() string {
@@ -2244,7 +2380,7 @@ type AddStorageNodeResponse struct {
 
 func (x *AddStorageNodeResponse) Reset() {
 	*x = AddStorageNodeResponse{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[33]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2256,7 +2392,7 @@ func (x *AddStorageNodeResponse) String() string {
 func (*AddStorageNodeResponse) ProtoMessage() {}
 
 func (x *AddStorageNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[33]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2269,7 +2405,7 @@ func (x *AddStorageNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddStorageNodeResponse.ProtoReflect.Descriptor instead.
 func (*AddStorageNodeResponse) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{33}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *AddStorageNodeResponse) GetSuccess() bool {
@@ -2315,16 +2451,17 @@ func (x *AddStorageNodeResponse) GetErrorMessage() string {
 }
 
 type RemoveStorageNodeRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	NodeId        string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
-	Force         bool                   `protobuf:"varint,2,opt,name=force,proto3" json:"force,omitempty"` // drop it without moving its data
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	NodeId         string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	Force          bool                   `protobuf:"varint,2,opt,name=force,proto3" json:"force,omitempty"`                                           // it is lost: what it held is rebuilt from the others
+	AcceptDataLoss bool                   `protobuf:"varint,3,opt,name=accept_data_loss,json=acceptDataLoss,proto3" json:"accept_data_loss,omitempty"` // with force: although some keys have no other replica
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *RemoveStorageNodeRequest) Reset() {
 	*x = RemoveStorageNodeRequest{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[34]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2336,7 +2473,7 @@ func (x *RemoveStorageNodeRequest) String() string {
 func (*RemoveStorageNodeRequest) ProtoMessage() {}
 
 func (x *RemoveStorageNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[34]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2349,7 +2486,7 @@ func (x *RemoveStorageNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveStorageNodeRequest.ProtoReflect.Descriptor instead.
 func (*RemoveStorageNodeRequest) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{34}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *RemoveStorageNodeRequest) GetNodeId() string {
@@ -2362,6 +2499,13 @@ func (x *RemoveStorageNodeRequest) GetNodeId() string {
 func (x *RemoveStorageNodeRequest) GetForce() bool {
 	if x != nil {
 		return x.Force
+	}
+	return false
+}
+
+func (x *RemoveStorageNodeRequest) GetAcceptDataLoss() bool {
+	if x != nil {
+		return x.AcceptDataLoss
 	}
 	return false
 }
@@ -2380,7 +2524,7 @@ type RemoveStorageNodeResponse struct {
 
 func (x *RemoveStorageNodeResponse) Reset() {
 	*x = RemoveStorageNodeResponse{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[35]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2392,7 +2536,7 @@ func (x *RemoveStorageNodeResponse) String() string {
 func (*RemoveStorageNodeResponse) ProtoMessage() {}
 
 func (x *RemoveStorageNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[35]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2405,7 +2549,7 @@ func (x *RemoveStorageNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveStorageNodeResponse.ProtoReflect.Descriptor instead.
 func (*RemoveStorageNodeResponse) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{35}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *RemoveStorageNodeResponse) GetSuccess() bool {
@@ -2459,7 +2603,7 @@ type GetMigrationStatusRequest struct {
 
 func (x *GetMigrationStatusRequest) Reset() {
 	*x = GetMigrationStatusRequest{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[36]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2471,7 +2615,7 @@ func (x *GetMigrationStatusRequest) String() string {
 func (*GetMigrationStatusRequest) ProtoMessage() {}
 
 func (x *GetMigrationStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[36]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2484,7 +2628,7 @@ func (x *GetMigrationStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetMigrationStatusRequest.ProtoReflect.Descriptor instead.
 func (*GetMigrationStatusRequest) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{36}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *GetMigrationStatusRequest) GetMigrationId() string {
@@ -2503,15 +2647,19 @@ type GetMigrationStatusResponse struct {
 	Status              string                 `protobuf:"bytes,5,opt,name=status,proto3" json:"status,omitempty"` // pending, in_progress, completed, failed or cancelled
 	Progress            *MigrationProgress     `protobuf:"bytes,6,opt,name=progress,proto3" json:"progress,omitempty"`
 	StartedAt           int64                  `protobuf:"varint,7,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
-	EstimatedCompletion int64                  `protobuf:"varint,8,opt,name=estimated_completion,json=estimatedCompletion,proto3" json:"estimated_completion,omitempty"`
-	ErrorMessage        string                 `protobuf:"bytes,9,opt,name=error_message,json=errorMessage,proto3" json:"error_message,omitempty"`
+	EstimatedCompletion int64                  `protobuf:"varint,8,opt,name=estimated_completion,json=estimatedCompletion,proto3" json:"estimated_completion,omitempty"` // 0 where nobody can say
+	ErrorMessage        string                 `protobuf:"bytes,9,opt,name=error_message,json=errorMessage,proto3" json:"error_message,omitempty"`                       // why it failed, or does not go on now
+	TenantId            string                 `protobuf:"bytes,10,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`                                  // of a replication_change
+	CreatedAt           int64                  `protobuf:"varint,11,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	EndedAt             int64                  `protobuf:"varint,12,opt,name=ended_at,json=endedAt,proto3" json:"ended_at,omitempty"`
+	BytesRead           int64                  `protobuf:"varint,13,opt,name=bytes_read,json=bytesRead,proto3" json:"bytes_read,omitempty"` // of values, to be copied
 	unknownFields       protoimpl.UnknownFields
 	sizeCache           protoimpl.SizeCache
 }
 
 func (x *GetMigrationStatusResponse) Reset() {
 	*x = GetMigrationStatusResponse{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[37]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2523,7 +2671,7 @@ func (x *GetMigrationStatusResponse) String() string {
 func (*GetMigrationStatusResponse) ProtoMessage() {}
 
 func (x *GetMigrationStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[37]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2536,7 +2684,7 @@ func (x *GetMigrationStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetMigrationStatusResponse.ProtoReflect.Descriptor instead.
 func (*GetMigrationStatusResponse) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{37}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *GetMigrationStatusResponse) GetSuccess() bool {
@@ -2602,6 +2750,34 @@ func (x *GetMigrationStatusResponse) GetErrorMessage() string {
 	return ""
 }
 
+func (x *GetMigrationStatusResponse) GetTenantId() string {
+	if x != nil {
+		return x.TenantId
+	}
+	return ""
+}
+
+func (x *GetMigrationStatusResponse) GetCreatedAt() int64 {
+	if x != nil {
+		return x.CreatedAt
+	}
+	return 0
+}
+
+func (x *GetMigrationStatusResponse) GetEndedAt() int64 {
+	if x != nil {
+		return x.EndedAt
+	}
+	return 0
+}
+
+func (x *GetMigrationStatusResponse) GetBytesRead() int64 {
+	if x != nil {
+		return x.BytesRead
+	}
+	return 0
+}
+
 type MigrationProgress struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	KeysMigrated  int64                  `protobuf:"varint,1,opt,name=keys_migrated,json=keysMigrated,proto3" json:"keys_migrated,omitempty"`
@@ -2613,7 +2789,7 @@ type MigrationProgress struct {
 
 func (x *MigrationProgress) Reset() {
 	*x = MigrationProgress{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[38]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2625,7 +2801,7 @@ func (x *MigrationProgress) String() string {
 func (*MigrationProgress) ProtoMessage() {}
 
 func (x *MigrationProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[38]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2638,7 +2814,7 @@ func (x *MigrationProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MigrationProgress.ProtoReflect.Descriptor instead.
 func (*MigrationProgress) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{38}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *MigrationProgress) GetKeysMigrated() int64 {
@@ -2670,7 +2846,7 @@ type ListMigrationsRequest struct {
 
 func (x *ListMigrationsRequest) Reset() {
 	*x = ListMigrationsRequest{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[39]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2682,7 +2858,7 @@ func (x *ListMigrationsRequest) String() string {
 func (*ListMigrationsRequest) ProtoMessage() {}
 
 func (x *ListMigrationsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[39]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2695,7 +2871,7 @@ func (x *ListMigrationsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMigrationsRequest.ProtoReflect.Descriptor instead.
 func (*ListMigrationsRequest) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{39}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{41}
 }
 
 type ListMigrationsResponse struct {
@@ -2707,7 +2883,7 @@ type ListMigrationsResponse struct {
 
 func (x *ListMigrationsResponse) Reset() {
 	*x = ListMigrationsResponse{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[40]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2719,7 +2895,7 @@ func (x *ListMigrationsResponse) String() string {
 func (*ListMigrationsResponse) ProtoMessage() {}
 
 func (x *ListMigrationsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[40]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2732,7 +2908,7 @@ func (x *ListMigrationsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMigrationsResponse.ProtoReflect.Descriptor instead.
 func (*ListMigrationsResponse) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{40}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ListMigrationsResponse) GetMigrations() []*GetMigrationStatusResponse {
@@ -2751,7 +2927,7 @@ type CancelMigrationRequest struct {
 
 func (x *CancelMigrationRequest) Reset() {
 	*x = CancelMigrationRequest{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[41]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2763,7 +2939,7 @@ func (x *CancelMigrationRequest) String() string {
 func (*CancelMigrationRequest) ProtoMessage() {}
 
 func (x *CancelMigrationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[41]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2776,7 +2952,7 @@ func (x *CancelMigrationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelMigrationRequest.ProtoReflect.Descriptor instead.
 func (*CancelMigrationRequest) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{41}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *CancelMigrationRequest) GetMigrationId() string {
@@ -2796,7 +2972,7 @@ type CancelMigrationResponse struct {
 
 func (x *CancelMigrationResponse) Reset() {
 	*x = CancelMigrationResponse{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[42]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2808,7 +2984,7 @@ func (x *CancelMigrationResponse) String() string {
 func (*CancelMigrationResponse) ProtoMessage() {}
 
 func (x *CancelMigrationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[42]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2821,7 +2997,7 @@ func (x *CancelMigrationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelMigrationResponse.ProtoReflect.Descriptor instead.
 func (*CancelMigrationResponse) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{42}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *CancelMigrationResponse) GetSuccess() bool {
@@ -2846,7 +3022,7 @@ type ListStorageNodesRequest struct {
 
 func (x *ListStorageNodesRequest) Reset() {
 	*x = ListStorageNodesRequest{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[43]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2858,7 +3034,7 @@ func (x *ListStorageNodesRequest) String() string {
 func (*ListStorageNodesRequest) ProtoMessage() {}
 
 func (x *ListStorageNodesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[43]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2871,7 +3047,7 @@ func (x *ListStorageNodesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListStorageNodesRequest.ProtoReflect.Descriptor instead.
 func (*ListStorageNodesRequest) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{43}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{45}
 }
 
 type ListStorageNodesResponse struct {
@@ -2885,7 +3061,7 @@ type ListStorageNodesResponse struct {
 
 func (x *ListStorageNodesResponse) Reset() {
 	*x = ListStorageNodesResponse{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[44]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2897,7 +3073,7 @@ func (x *ListStorageNodesResponse) String() string {
 func (*ListStorageNodesResponse) ProtoMessage() {}
 
 func (x *ListStorageNodesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[44]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2910,7 +3086,7 @@ func (x *ListStorageNodesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListStorageNodesResponse.ProtoReflect.Descriptor instead.
 func (*ListStorageNodesResponse) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{44}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ListStorageNodesResponse) GetSuccess() bool {
@@ -2949,7 +3125,7 @@ type StorageNodeInfo struct {
 
 func (x *StorageNodeInfo) Reset() {
 	*x = StorageNodeInfo{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[45]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2961,7 +3137,7 @@ func (x *StorageNodeInfo) String() string {
 func (*StorageNodeInfo) ProtoMessage() {}
 
 func (x *StorageNodeInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[45]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2974,7 +3150,7 @@ func (x *StorageNodeInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StorageNodeInfo.ProtoReflect.Descriptor instead.
 func (*StorageNodeInfo) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{45}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *StorageNodeInfo) GetNodeId() string {
@@ -3026,6 +3202,439 @@ func (x *StorageNodeInfo) GetDiskUsagePercent() float32 {
 	return 0
 }
 
+type PlanNodeChangeRequest struct {
+	state         protoimpl.MessageState    `protogen:"open.v1"`
+	Add           *AddStorageNodeRequest    `protobuf:"bytes,1,opt,name=add,proto3" json:"add,omitempty"` // one of the two
+	Remove        *RemoveStorageNodeRequest `protobuf:"bytes,2,opt,name=remove,proto3" json:"remove,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PlanNodeChangeRequest) Reset() {
+	*x = PlanNodeChangeRequest{}
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[48]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PlanNodeChangeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PlanNodeChangeRequest) ProtoMessage() {}
+
+func (x *PlanNodeChangeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[48]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PlanNodeChangeRequest.ProtoReflect.Descriptor instead.
+func (*PlanNodeChangeRequest) Descriptor() ([]byte, []int) {
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{48}
+}
+
+func (x *PlanNodeChangeRequest) GetAdd() *AddStorageNodeRequest {
+	if x != nil {
+		return x.Add
+	}
+	return nil
+}
+
+func (x *PlanNodeChangeRequest) GetRemove() *RemoveStorageNodeRequest {
+	if x != nil {
+		return x.Remove
+	}
+	return nil
+}
+
+// PlanNodeChangeResponse holds estimates from what nodes hold now.
+type PlanNodeChangeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ranges        int64                  `protobuf:"varint,1,opt,name=ranges,proto3" json:"ranges,omitempty"` // whose replicas change
+	Keys          int64                  `protobuf:"varint,2,opt,name=keys,proto3" json:"keys,omitempty"`     // that are copied, counted for each copy
+	Bytes         int64                  `protobuf:"varint,3,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	Moves         []*PlannedMove         `protobuf:"bytes,4,rep,name=moves,proto3" json:"moves,omitempty"`
+	Nodes         []*PlannedNode         `protobuf:"bytes,5,rep,name=nodes,proto3" json:"nodes,omitempty"` // by id
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PlanNodeChangeResponse) Reset() {
+	*x = PlanNodeChangeResponse{}
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[49]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PlanNodeChangeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PlanNodeChangeResponse) ProtoMessage() {}
+
+func (x *PlanNodeChangeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[49]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PlanNodeChangeResponse.ProtoReflect.Descriptor instead.
+func (*PlanNodeChangeResponse) Descriptor() ([]byte, []int) {
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{49}
+}
+
+func (x *PlanNodeChangeResponse) GetRanges() int64 {
+	if x != nil {
+		return x.Ranges
+	}
+	return 0
+}
+
+func (x *PlanNodeChangeResponse) GetKeys() int64 {
+	if x != nil {
+		return x.Keys
+	}
+	return 0
+}
+
+func (x *PlanNodeChangeResponse) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *PlanNodeChangeResponse) GetMoves() []*PlannedMove {
+	if x != nil {
+		return x.Moves
+	}
+	return nil
+}
+
+func (x *PlanNodeChangeResponse) GetNodes() []*PlannedNode {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+type PlannedMove struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	FromNodeId    string                 `protobuf:"bytes,1,opt,name=from_node_id,json=fromNodeId,proto3" json:"from_node_id,omitempty"`
+	ToNodeId      string                 `protobuf:"bytes,2,opt,name=to_node_id,json=toNodeId,proto3" json:"to_node_id,omitempty"`
+	Ranges        int64                  `protobuf:"varint,3,opt,name=ranges,proto3" json:"ranges,omitempty"`
+	Keys          int64                  `protobuf:"varint,4,opt,name=keys,proto3" json:"keys,omitempty"`
+	Bytes         int64                  `protobuf:"varint,5,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PlannedMove) Reset() {
+	*x = PlannedMove{}
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PlannedMove) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PlannedMove) ProtoMessage() {}
+
+func (x *PlannedMove) ProtoReflect() protoreflect.Message {
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PlannedMove.ProtoReflect.Descriptor instead.
+func (*PlannedMove) Descriptor() ([]byte, []int) {
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{50}
+}
+
+func (x *PlannedMove) GetFromNodeId() string {
+	if x != nil {
+		return x.FromNodeId
+	}
+	return ""
+}
+
+func (x *PlannedMove) GetToNodeId() string {
+	if x != nil {
+		return x.ToNodeId
+	}
+	return ""
+}
+
+func (x *PlannedMove) GetRanges() int64 {
+	if x != nil {
+		return x.Ranges
+	}
+	return 0
+}
+
+func (x *PlannedMove) GetKeys() int64 {
+	if x != nil {
+		return x.Keys
+	}
+	return 0
+}
+
+func (x *PlannedMove) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+type PlannedNode struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	NodeId        string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	KeysBefore    int64                  `protobuf:"varint,2,opt,name=keys_before,json=keysBefore,proto3" json:"keys_before,omitempty"`
+	KeysAfter     int64                  `protobuf:"varint,3,opt,name=keys_after,json=keysAfter,proto3" json:"keys_after,omitempty"`
+	ShareBefore   float64                `protobuf:"fixed64,4,opt,name=share_before,json=shareBefore,proto3" json:"share_before,omitempty"` // of all replicas, 0 to 1
+	ShareAfter    float64                `protobuf:"fixed64,5,opt,name=share_after,json=shareAfter,proto3" json:"share_after,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PlannedNode) Reset() {
+	*x = PlannedNode{}
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PlannedNode) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PlannedNode) ProtoMessage() {}
+
+func (x *PlannedNode) ProtoReflect() protoreflect.Message {
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PlannedNode.ProtoReflect.Descriptor instead.
+func (*PlannedNode) Descriptor() ([]byte, []int) {
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{51}
+}
+
+func (x *PlannedNode) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *PlannedNode) GetKeysBefore() int64 {
+	if x != nil {
+		return x.KeysBefore
+	}
+	return 0
+}
+
+func (x *PlannedNode) GetKeysAfter() int64 {
+	if x != nil {
+		return x.KeysAfter
+	}
+	return 0
+}
+
+func (x *PlannedNode) GetShareBefore() float64 {
+	if x != nil {
+		return x.ShareBefore
+	}
+	return 0
+}
+
+func (x *PlannedNode) GetShareAfter() float64 {
+	if x != nil {
+		return x.ShareAfter
+	}
+	return 0
+}
+
+type RepairReplicasRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	TenantId      string                 `protobuf:"bytes,1,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`        // empty: all
+	FirstToken    uint64                 `protobuf:"varint,2,opt,name=first_token,json=firstToken,proto3" json:"first_token,omitempty"` // of the range; both 0: all tokens
+	LastToken     uint64                 `protobuf:"varint,3,opt,name=last_token,json=lastToken,proto3" json:"last_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RepairReplicasRequest) Reset() {
+	*x = RepairReplicasRequest{}
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[52]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RepairReplicasRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RepairReplicasRequest) ProtoMessage() {}
+
+func (x *RepairReplicasRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[52]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RepairReplicasRequest.ProtoReflect.Descriptor instead.
+func (*RepairReplicasRequest) Descriptor() ([]byte, []int) {
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{52}
+}
+
+func (x *RepairReplicasRequest) GetTenantId() string {
+	if x != nil {
+		return x.TenantId
+	}
+	return ""
+}
+
+func (x *RepairReplicasRequest) GetFirstToken() uint64 {
+	if x != nil {
+		return x.FirstToken
+	}
+	return 0
+}
+
+func (x *RepairReplicasRequest) GetLastToken() uint64 {
+	if x != nil {
+		return x.LastToken
+	}
+	return 0
+}
+
+type RepairReplicasResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Spans         int64                  `protobuf:"varint,1,opt,name=spans,proto3" json:"spans,omitempty"` // to be compared
+	Compared      int64                  `protobuf:"varint,2,opt,name=compared,proto3" json:"compared,omitempty"`
+	Differed      int64                  `protobuf:"varint,3,opt,name=differed,proto3" json:"differed,omitempty"`
+	Skipped       int64                  `protobuf:"varint,4,opt,name=skipped,proto3" json:"skipped,omitempty"` // not compared whole, since a replica did not answer
+	KeysRepaired  int64                  `protobuf:"varint,5,opt,name=keys_repaired,json=keysRepaired,proto3" json:"keys_repaired,omitempty"`
+	BytesRepaired int64                  `protobuf:"varint,6,opt,name=bytes_repaired,json=bytesRepaired,proto3" json:"bytes_repaired,omitempty"`
+	Done          bool                   `protobuf:"varint,7,opt,name=done,proto3" json:"done,omitempty"` // this is the result
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RepairReplicasResponse) Reset() {
+	*x = RepairReplicasResponse{}
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[53]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RepairReplicasResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RepairReplicasResponse) ProtoMessage() {}
+
+func (x *RepairReplicasResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[53]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RepairReplicasResponse.ProtoReflect.Descriptor instead.
+func (*RepairReplicasResponse) Descriptor() ([]byte, []int) {
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{53}
+}
+
+func (x *RepairReplicasResponse) GetSpans() int64 {
+	if x != nil {
+		return x.Spans
+	}
+	return 0
+}
+
+func (x *RepairReplicasResponse) GetCompared() int64 {
+	if x != nil {
+		return x.Compared
+	}
+	return 0
+}
+
+func (x *RepairReplicasResponse) GetDiffered() int64 {
+	if x != nil {
+		return x.Differed
+	}
+	return 0
+}
+
+func (x *RepairReplicasResponse) GetSkipped() int64 {
+	if x != nil {
+		return x.Skipped
+	}
+	return 0
+}
+
+func (x *RepairReplicasResponse) GetKeysRepaired() int64 {
+	if x != nil {
+		return x.KeysRepaired
+	}
+	return 0
+}
+
+func (x *RepairReplicasResponse) GetBytesRepaired() int64 {
+	if x != nil {
+		return x.BytesRepaired
+	}
+	return 0
+}
+
+func (x *RepairReplicasResponse) GetDone() bool {
+	if x != nil {
+		return x.Done
+	}
+	return false
+}
+
 type GetStatusRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -3034,7 +3643,7 @@ type GetStatusRequest struct {
 
 func (x *GetStatusRequest) Reset() {
 	*x = GetStatusRequest{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[46]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3046,7 +3655,7 @@ func (x *GetStatusRequest) String() string {
 func (*GetStatusRequest) ProtoMessage() {}
 
 func (x *GetStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[46]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3059,7 +3668,7 @@ func (x *GetStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatusRequest.ProtoReflect.Descriptor instead.
 func (*GetStatusRequest) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{46}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{54}
 }
 
 type GetStatusResponse struct {
@@ -3077,7 +3686,7 @@ type GetStatusResponse struct {
 
 func (x *GetStatusResponse) Reset() {
 	*x = GetStatusResponse{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[47]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3089,7 +3698,7 @@ func (x *GetStatusResponse) String() string {
 func (*GetStatusResponse) ProtoMessage() {}
 
 func (x *GetStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[47]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3102,7 +3711,7 @@ func (x *GetStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatusResponse.ProtoReflect.Descriptor instead.
 func (*GetStatusResponse) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{47}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *GetStatusResponse) GetNodeId() string {
@@ -3171,7 +3780,7 @@ type NodeStatus struct {
 
 func (x *NodeStatus) Reset() {
 	*x = NodeStatus{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[48]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3183,7 +3792,7 @@ func (x *NodeStatus) String() string {
 func (*NodeStatus) ProtoMessage() {}
 
 func (x *NodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[48]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3196,7 +3805,7 @@ func (x *NodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatus.ProtoReflect.Descriptor instead.
 func (*NodeStatus) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{48}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *NodeStatus) GetNode() *StorageNodeInfo {
@@ -3264,13 +3873,15 @@ const file_coordinatorpb_coordinator_proto_rawDesc = "" +
 	"\x13coordinator_node_id\x18\x01 \x01(\tR\x11coordinatorNodeId\x12+\n" +
 	"\x11logical_timestamp\x18\x02 \x01(\x03R\x10logicalTimestamp\"P\n" +
 	"\vVectorClock\x12A\n" +
-	"\aentries\x18\x01 \x03(\v2'.pairdb.coordinator.v1.VectorClockEntryR\aentries\"\xa6\x01\n" +
+	"\aentries\x18\x01 \x03(\v2'.pairdb.coordinator.v1.VectorClockEntryR\aentries\"\xc7\x01\n" +
 	"\x14WriteKeyValueRequest\x12\x1b\n" +
 	"\ttenant_id\x18\x01 \x01(\tR\btenantId\x12\x10\n" +
 	"\x03key\x18\x02 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x03 \x01(\fR\x05value\x12 \n" +
 	"\vconsistency\x18\x04 \x01(\tR\vconsistency\x12'\n" +
-	"\x0fidempotency_key\x18\x05 \x01(\tR\x0eidempotencyKey\"\xc2\x02\n" +
+	"\x0fidempotency_key\x18\x05 \x01(\tR\x0eidempotencyKey\x12\x1f\n" +
+	"\vttl_seconds\x18\x06 \x01(\x03R\n" +
+	"ttlSeconds\"\xc2\x02\n" +
 	"\x15WriteKeyValueResponse\x12\x18\n" +
 	"\asuccess\x18\x01 \x01(\bR\asuccess\x12\x10\n" +
 	"\x03key\x18\x02 \x01(\tR\x03key\x12'\n" +
@@ -3317,7 +3928,7 @@ const file_coordinatorpb_coordinator_proto_rawDesc = "" +
 	"\x0fPipelineRequest\x12H\n" +
 	"\n" +
 	"operations\x18\x01 \x03(\v2(.pairdb.coordinator.v1.PipelineOperationR\n" +
-	"operations\"\x8b\x03\n" +
+	"operations\"\xac\x03\n" +
 	"\x11PipelineOperation\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12A\n" +
 	"\x04kind\x18\x02 \x01(\x0e2-.pairdb.coordinator.v1.PipelineOperation.KindR\x04kind\x12\x1b\n" +
@@ -3328,7 +3939,10 @@ const file_coordinatorpb_coordinator_proto_rawDesc = "" +
 	"\x0fidempotency_key\x18\a \x01(\tR\x0eidempotencyKey\x12\x1d\n" +
 	"\n" +
 	"timeout_ms\x18\b \x01(\rR\ttimeoutMs\x12&\n" +
-	"\x0fmax_value_bytes\x18\t \x01(\rR\rmaxValueBytes\"L\n" +
+	"\x0fmax_value_bytes\x18\t \x01(\rR\rmaxValueBytes\x12\x1f\n" +
+	"\vttl_seconds\x18\n" +
+	" \x01(\x03R\n" +
+	"ttlSeconds\"L\n" +
 	"\x04Kind\x12\x14\n" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\x0e\n" +
 	"\n" +
@@ -3351,12 +3965,14 @@ const file_coordinatorpb_coordinator_proto_rawDesc = "" +
 	"\x11BatchWriteRequest\x12\x1b\n" +
 	"\ttenant_id\x18\x01 \x01(\tR\btenantId\x12 \n" +
 	"\vconsistency\x18\x02 \x01(\tR\vconsistency\x12;\n" +
-	"\x05items\x18\x03 \x03(\v2%.pairdb.coordinator.v1.BatchWriteItemR\x05items\"y\n" +
+	"\x05items\x18\x03 \x03(\v2%.pairdb.coordinator.v1.BatchWriteItemR\x05items\"\x9a\x01\n" +
 	"\x0eBatchWriteItem\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\fR\x05value\x12\x16\n" +
 	"\x06delete\x18\x03 \x01(\bR\x06delete\x12'\n" +
-	"\x0fidempotency_key\x18\x04 \x01(\tR\x0eidempotencyKey\"W\n" +
+	"\x0fidempotency_key\x18\x04 \x01(\tR\x0eidempotencyKey\x12\x1f\n" +
+	"\vttl_seconds\x18\x05 \x01(\x03R\n" +
+	"ttlSeconds\"W\n" +
 	"\x12BatchWriteResponse\x12A\n" +
 	"\aresults\x18\x01 \x03(\v2'.pairdb.coordinator.v1.BatchWriteResultR\aresults\"\x9c\x01\n" +
 	"\x10BatchWriteResult\x12>\n" +
@@ -3379,7 +3995,14 @@ const file_coordinatorpb_coordinator_proto_rawDesc = "" +
 	"page_token\x18\x04 \x01(\tR\tpageToken\"N\n" +
 	"\x10ListKeysResponse\x12\x12\n" +
 	"\x04keys\x18\x01 \x03(\tR\x04keys\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"a\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"i\n" +
+	"\x0fScanKeysRequest\x12\x1b\n" +
+	"\ttenant_id\x18\x01 \x01(\tR\btenantId\x12\x16\n" +
+	"\x06prefix\x18\x02 \x01(\tR\x06prefix\x12!\n" +
+	"\fresume_token\x18\x03 \x01(\tR\vresumeToken\"I\n" +
+	"\x10ScanKeysResponse\x12\x12\n" +
+	"\x04keys\x18\x01 \x03(\tR\x04keys\x12!\n" +
+	"\fresume_token\x18\x02 \x01(\tR\vresumeToken\"a\n" +
 	"\x13CreateTenantRequest\x12\x1b\n" +
 	"\ttenant_id\x18\x01 \x01(\tR\btenantId\x12-\n" +
 	"\x12replication_factor\x18\x02 \x01(\x05R\x11replicationFactor\"\xc0\x01\n" +
@@ -3436,10 +4059,11 @@ const file_coordinatorpb_coordinator_proto_rawDesc = "" +
 	"\fmigration_id\x18\x03 \x01(\tR\vmigrationId\x12\x18\n" +
 	"\amessage\x18\x04 \x01(\tR\amessage\x121\n" +
 	"\x14estimated_completion\x18\x05 \x01(\x03R\x13estimatedCompletion\x12#\n" +
-	"\rerror_message\x18\x06 \x01(\tR\ferrorMessage\"I\n" +
+	"\rerror_message\x18\x06 \x01(\tR\ferrorMessage\"s\n" +
 	"\x18RemoveStorageNodeRequest\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x14\n" +
-	"\x05force\x18\x02 \x01(\bR\x05force\"\xe3\x01\n" +
+	"\x05force\x18\x02 \x01(\bR\x05force\x12(\n" +
+	"\x10accept_data_loss\x18\x03 \x01(\bR\x0eacceptDataLoss\"\xe3\x01\n" +
 	"\x19RemoveStorageNodeResponse\x12\x18\n" +
 	"\asuccess\x18\x01 \x01(\bR\asuccess\x12\x17\n" +
 	"\anode_id\x18\x02 \x01(\tR\x06nodeId\x12!\n" +
@@ -3448,7 +4072,7 @@ const file_coordinatorpb_coordinator_proto_rawDesc = "" +
 	"\x14estimated_completion\x18\x05 \x01(\x03R\x13estimatedCompletion\x12#\n" +
 	"\rerror_message\x18\x06 \x01(\tR\ferrorMessage\">\n" +
 	"\x19GetMigrationStatusRequest\x12!\n" +
-	"\fmigration_id\x18\x01 \x01(\tR\vmigrationId\"\xdb\x02\n" +
+	"\fmigration_id\x18\x01 \x01(\tR\vmigrationId\"\xd1\x03\n" +
 	"\x1aGetMigrationStatusResponse\x12\x18\n" +
 	"\asuccess\x18\x01 \x01(\bR\asuccess\x12!\n" +
 	"\fmigration_id\x18\x02 \x01(\tR\vmigrationId\x12\x12\n" +
@@ -3459,7 +4083,14 @@ const file_coordinatorpb_coordinator_proto_rawDesc = "" +
 	"\n" +
 	"started_at\x18\a \x01(\x03R\tstartedAt\x121\n" +
 	"\x14estimated_completion\x18\b \x01(\x03R\x13estimatedCompletion\x12#\n" +
-	"\rerror_message\x18\t \x01(\tR\ferrorMessage\"w\n" +
+	"\rerror_message\x18\t \x01(\tR\ferrorMessage\x12\x1b\n" +
+	"\ttenant_id\x18\n" +
+	" \x01(\tR\btenantId\x12\x1d\n" +
+	"\n" +
+	"created_at\x18\v \x01(\x03R\tcreatedAt\x12\x19\n" +
+	"\bended_at\x18\f \x01(\x03R\aendedAt\x12\x1d\n" +
+	"\n" +
+	"bytes_read\x18\r \x01(\x03R\tbytesRead\"w\n" +
 	"\x11MigrationProgress\x12#\n" +
 	"\rkeys_migrated\x18\x01 \x01(\x03R\fkeysMigrated\x12\x1d\n" +
 	"\n" +
@@ -3490,7 +4121,47 @@ const file_coordinatorpb_coordinator_proto_rawDesc = "" +
 	"\rvirtual_nodes\x18\x05 \x01(\x05R\fvirtualNodes\x12\x1d\n" +
 	"\n" +
 	"keys_count\x18\x06 \x01(\x03R\tkeysCount\x12,\n" +
-	"\x12disk_usage_percent\x18\a \x01(\x02R\x10diskUsagePercent\"\x12\n" +
+	"\x12disk_usage_percent\x18\a \x01(\x02R\x10diskUsagePercent\"\xa0\x01\n" +
+	"\x15PlanNodeChangeRequest\x12>\n" +
+	"\x03add\x18\x01 \x01(\v2,.pairdb.coordinator.v1.AddStorageNodeRequestR\x03add\x12G\n" +
+	"\x06remove\x18\x02 \x01(\v2/.pairdb.coordinator.v1.RemoveStorageNodeRequestR\x06remove\"\xce\x01\n" +
+	"\x16PlanNodeChangeResponse\x12\x16\n" +
+	"\x06ranges\x18\x01 \x01(\x03R\x06ranges\x12\x12\n" +
+	"\x04keys\x18\x02 \x01(\x03R\x04keys\x12\x14\n" +
+	"\x05bytes\x18\x03 \x01(\x03R\x05bytes\x128\n" +
+	"\x05moves\x18\x04 \x03(\v2\".pairdb.coordinator.v1.PlannedMoveR\x05moves\x128\n" +
+	"\x05nodes\x18\x05 \x03(\v2\".pairdb.coordinator.v1.PlannedNodeR\x05nodes\"\x8f\x01\n" +
+	"\vPlannedMove\x12 \n" +
+	"\ffrom_node_id\x18\x01 \x01(\tR\n" +
+	"fromNodeId\x12\x1c\n" +
+	"\n" +
+	"to_node_id\x18\x02 \x01(\tR\btoNodeId\x12\x16\n" +
+	"\x06ranges\x18\x03 \x01(\x03R\x06ranges\x12\x12\n" +
+	"\x04keys\x18\x04 \x01(\x03R\x04keys\x12\x14\n" +
+	"\x05bytes\x18\x05 \x01(\x03R\x05bytes\"\xaa\x01\n" +
+	"\vPlannedNode\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1f\n" +
+	"\vkeys_before\x18\x02 \x01(\x03R\n" +
+	"keysBefore\x12\x1d\n" +
+	"\n" +
+	"keys_after\x18\x03 \x01(\x03R\tkeysAfter\x12!\n" +
+	"\fshare_before\x18\x04 \x01(\x01R\vshareBefore\x12\x1f\n" +
+	"\vshare_after\x18\x05 \x01(\x01R\n" +
+	"shareAfter\"t\n" +
+	"\x15RepairReplicasRequest\x12\x1b\n" +
+	"\ttenant_id\x18\x01 \x01(\tR\btenantId\x12\x1f\n" +
+	"\vfirst_token\x18\x02 \x01(\x04R\n" +
+	"firstToken\x12\x1d\n" +
+	"\n" +
+	"last_token\x18\x03 \x01(\x04R\tlastToken\"\xe0\x01\n" +
+	"\x16RepairReplicasResponse\x12\x14\n" +
+	"\x05spans\x18\x01 \x01(\x03R\x05spans\x12\x1a\n" +
+	"\bcompared\x18\x02 \x01(\x03R\bcompared\x12\x1a\n" +
+	"\bdiffered\x18\x03 \x01(\x03R\bdiffered\x12\x18\n" +
+	"\askipped\x18\x04 \x01(\x03R\askipped\x12#\n" +
+	"\rkeys_repaired\x18\x05 \x01(\x03R\fkeysRepaired\x12%\n" +
+	"\x0ebytes_repaired\x18\x06 \x01(\x03R\rbytesRepaired\x12\x12\n" +
+	"\x04done\x18\a \x01(\bR\x04done\"\x12\n" +
 	"\x10GetStatusRequest\"\xf3\x01\n" +
 	"\x11GetStatusResponse\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x18\n" +
@@ -3513,7 +4184,7 @@ const file_coordinatorpb_coordinator_proto_rawDesc = "" +
 	"hint_bytes\x18\x06 \x01(\x03R\thintBytes\x12$\n" +
 	"\x0eoldest_hint_at\x18\a \x01(\x03R\foldestHintAt\x12\x1f\n" +
 	"\vowed_ranges\x18\b \x01(\x05R\n" +
-	"owedRanges2\x94\x10\n" +
+	"owedRanges2\xd3\x12\n" +
 	"\x12CoordinatorService\x12j\n" +
 	"\rWriteKeyValue\x12+.pairdb.coordinator.v1.WriteKeyValueRequest\x1a,.pairdb.coordinator.v1.WriteKeyValueResponse\x12g\n" +
 	"\fReadKeyValue\x12*.pairdb.coordinator.v1.ReadKeyValueRequest\x1a+.pairdb.coordinator.v1.ReadKeyValueResponse\x12m\n" +
@@ -3522,7 +4193,8 @@ const file_coordinatorpb_coordinator_proto_rawDesc = "" +
 	"\n" +
 	"BatchWrite\x12(.pairdb.coordinator.v1.BatchWriteRequest\x1a).pairdb.coordinator.v1.BatchWriteResponse\x12^\n" +
 	"\tBatchRead\x12'.pairdb.coordinator.v1.BatchReadRequest\x1a(.pairdb.coordinator.v1.BatchReadResponse\x12[\n" +
-	"\bListKeys\x12&.pairdb.coordinator.v1.ListKeysRequest\x1a'.pairdb.coordinator.v1.ListKeysResponse\x12g\n" +
+	"\bListKeys\x12&.pairdb.coordinator.v1.ListKeysRequest\x1a'.pairdb.coordinator.v1.ListKeysResponse\x12]\n" +
+	"\bScanKeys\x12&.pairdb.coordinator.v1.ScanKeysRequest\x1a'.pairdb.coordinator.v1.ScanKeysResponse0\x01\x12g\n" +
 	"\fCreateTenant\x12*.pairdb.coordinator.v1.CreateTenantRequest\x1a+.pairdb.coordinator.v1.CreateTenantResponse\x12\x88\x01\n" +
 	"\x17UpdateReplicationFactor\x125.pairdb.coordinator.v1.UpdateReplicationFactorRequest\x1a6.pairdb.coordinator.v1.UpdateReplicationFactorResponse\x12^\n" +
 	"\tGetTenant\x12'.pairdb.coordinator.v1.GetTenantRequest\x1a(.pairdb.coordinator.v1.GetTenantResponse\x12d\n" +
@@ -3533,7 +4205,9 @@ const file_coordinatorpb_coordinator_proto_rawDesc = "" +
 	"\x10ListStorageNodes\x12..pairdb.coordinator.v1.ListStorageNodesRequest\x1a/.pairdb.coordinator.v1.ListStorageNodesResponse\x12y\n" +
 	"\x12GetMigrationStatus\x120.pairdb.coordinator.v1.GetMigrationStatusRequest\x1a1.pairdb.coordinator.v1.GetMigrationStatusResponse\x12m\n" +
 	"\x0eListMigrations\x12,.pairdb.coordinator.v1.ListMigrationsRequest\x1a-.pairdb.coordinator.v1.ListMigrationsResponse\x12p\n" +
-	"\x0fCancelMigration\x12-.pairdb.coordinator.v1.CancelMigrationRequest\x1a..pairdb.coordinator.v1.CancelMigrationResponse\x12^\n" +
+	"\x0fCancelMigration\x12-.pairdb.coordinator.v1.CancelMigrationRequest\x1a..pairdb.coordinator.v1.CancelMigrationResponse\x12m\n" +
+	"\x0ePlanNodeChange\x12,.pairdb.coordinator.v1.PlanNodeChangeRequest\x1a-.pairdb.coordinator.v1.PlanNodeChangeResponse\x12o\n" +
+	"\x0eRepairReplicas\x12,.pairdb.coordinator.v1.RepairReplicasRequest\x1a-.pairdb.coordinator.v1.RepairReplicasResponse0\x01\x12^\n" +
 	"\tGetStatus\x12'.pairdb.coordinator.v1.GetStatusRequest\x1a(.pairdb.coordinator.v1.GetStatusResponseB1Z/github.com/pairdb/coordinator/rpc/coordinatorpbb\x06proto3"
 
 var (
@@ -3549,7 +4223,7 @@ func file_coordinatorpb_coordinator_proto_rawDescGZIP() []byte {
 }
 
 var file_coordinatorpb_coordinator_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_coordinatorpb_coordinator_proto_msgTypes = make([]protoimpl.MessageInfo, 49)
+var file_coordinatorpb_coordinator_proto_msgTypes = make([]protoimpl.MessageInfo, 57)
 var file_coordinatorpb_coordinator_proto_goTypes = []any{
 	(PipelineOperation_Kind)(0),             // 0: pairdb.coordinator.v1.PipelineOperation.Kind
 	(*VectorClockEntry)(nil),                // 1: pairdb.coordinator.v1.VectorClockEntry
@@ -3574,33 +4248,41 @@ var file_coordinatorpb_coordinator_proto_goTypes = []any{
 	(*BatchReadResult)(nil),                 // 20: pairdb.coordinator.v1.BatchReadResult
 	(*ListKeysRequest)(nil),                 // 21: pairdb.coordinator.v1.ListKeysRequest
 	(*ListKeysResponse)(nil),                // 22: pairdb.coordinator.v1.ListKeysResponse
-	(*CreateTenantRequest)(nil),             // 23: pairdb.coordinator.v1.CreateTenantRequest
-	(*CreateTenantResponse)(nil),            // 24: pairdb.coordinator.v1.CreateTenantResponse
-	(*UpdateReplicationFactorRequest)(nil),  // 25: pairdb.coordinator.v1.UpdateReplicationFactorRequest
-	(*UpdateReplicationFactorResponse)(nil), // 26: pairdb.coordinator.v1.UpdateReplicationFactorResponse
-	(*GetTenantRequest)(nil),                // 27: pairdb.coordinator.v1.GetTenantRequest
-	(*GetTenantResponse)(nil),               // 28: pairdb.coordinator.v1.GetTenantResponse
-	(*ListTenantsRequest)(nil),              // 29: pairdb.coordinator.v1.ListTenantsRequest
-	(*ListTenantsResponse)(nil),             // 30: pairdb.coordinator.v1.ListTenantsResponse
-	(*DeleteTenantRequest)(nil),             // 31: pairdb.coordinator.v1.DeleteTenantRequest
-	(*DeleteTenantResponse)(nil),            // 32: pairdb.coordinator.v1.DeleteTenantResponse
-	(*AddStorageNodeRequest)(nil),           // 33: pairdb.coordinator.v1.AddStorageNodeRequest
-	(*AddStorageNodeResponse)(nil),          // 34: pairdb.coordinator.v1.AddStorageNodeResponse
-	(*RemoveStorageNodeRequest)(nil),        // 35: pairdb.coordinator.v1.RemoveStorageNodeRequest
-	(*RemoveStorageNodeResponse)(nil),       // 36: pairdb.coordinator.v1.RemoveStorageNodeResponse
-	(*GetMigrationStatusRequest)(nil),       // 37: pairdb.coordinator.v1.GetMigrationStatusRequest
-	(*GetMigrationStatusResponse)(nil),      // 38: pairdb.coordinator.v1.GetMigrationStatusResponse
-	(*MigrationProgress)(nil),               // 39: pairdb.coordinator.v1.MigrationProgress
-	(*ListMigrationsRequest)(nil),           // 40: pairdb.coordinator.v1.ListMigrationsRequest
-	(*ListMigrationsResponse)(nil),          // 41: pairdb.coordinator.v1.ListMigrationsResponse
-	(*CancelMigrationRequest)(nil),          // 42: pairdb.coordinator.v1.CancelMigrationRequest
-	(*CancelMigrationResponse)(nil),         // 43: pairdb.coordinator.v1.CancelMigrationResponse
-	(*ListStorageNodesRequest)(nil),         // 44: pairdb.coordinator.v1.ListStorageNodesRequest
-	(*ListStorageNodesResponse)(nil),        // 45: pairdb.coordinator.v1.ListStorageNodesResponse
-	(*StorageNodeInfo)(nil),                 // 46: pairdb.coordinator.v1.StorageNodeInfo
-	(*GetStatusRequest)(nil),                // 47: pairdb.coordinator.v1.GetStatusRequest
-	(*GetStatusResponse)(nil),               // 48: pairdb.coordinator.v1.GetStatusResponse
-	(*NodeStatus)(nil),                      // 49: pairdb.coordinator.v1.NodeStatus
+	(*ScanKeysRequest)(nil),                 // 23: pairdb.coordinator.v1.ScanKeysRequest
+	(*ScanKeysResponse)(nil),                // 24: pairdb.coordinator.v1.ScanKeysResponse
+	(*CreateTenantRequest)(nil),             // 25: pairdb.coordinator.v1.CreateTenantRequest
+	(*CreateTenantResponse)(nil),            // 26: pairdb.coordinator.v1.CreateTenantResponse
+	(*UpdateReplicationFactorRequest)(nil),  // 27: pairdb.coordinator.v1.UpdateReplicationFactorRequest
+	(*UpdateReplicationFactorResponse)(nil), // 28: pairdb.coordinator.v1.UpdateReplicationFactorResponse
+	(*GetTenantRequest)(nil),                // 29: pairdb.coordinator.v1.GetTenantRequest
+	(*GetTenantResponse)(nil),               // 30: pairdb.coordinator.v1.GetTenantResponse
+	(*ListTenantsRequest)(nil),              // 31: pairdb.coordinator.v1.ListTenantsRequest
+	(*ListTenantsResponse)(nil),             // 32: pairdb.coordinator.v1.ListTenantsResponse
+	(*DeleteTenantRequest)(nil),             // 33: pairdb.coordinator.v1.DeleteTenantRequest
+	(*DeleteTenantResponse)(nil),            // 34: pairdb.coordinator.v1.DeleteTenantResponse
+	(*AddStorageNodeRequest)(nil),           // 35: pairdb.coordinator.v1.AddStorageNodeRequest
+	(*AddStorageNodeResponse)(nil),          // 36: pairdb.coordinator.v1.AddStorageNodeResponse
+	(*RemoveStorageNodeRequest)(nil),        // 37: pairdb.coordinator.v1.RemoveStorageNodeRequest
+	(*RemoveStorageNodeResponse)(nil),       // 38: pairdb.coordinator.v1.RemoveStorageNodeResponse
+	(*GetMigrationStatusRequest)(nil),       // 39: pairdb.coordinator.v1.GetMigrationStatusRequest
+	(*GetMigrationStatusResponse)(nil),      // 40: pairdb.coordinator.v1.GetMigrationStatusResponse
+	(*MigrationProgress)(nil),               // 41: pairdb.coordinator.v1.MigrationProgress
+	(*ListMigrationsRequest)(nil),           // 42: pairdb.coordinator.v1.ListMigrationsRequest
+	(*ListMigrationsResponse)(nil),          // 43: pairdb.coordinator.v1.ListMigrationsResponse
+	(*CancelMigrationRequest)(nil),          // 44: pairdb.coordinator.v1.CancelMigrationRequest
+	(*CancelMigrationResponse)(nil),         // 45: pairdb.coordinator.v1.CancelMigrationResponse
+	(*ListStorageNodesRequest)(nil),         // 46: pairdb.coordinator.v1.ListStorageNodesRequest
+	(*ListStorageNodesResponse)(nil),        // 47: pairdb.coordinator.v1.ListStorageNodesResponse
+	(*StorageNodeInfo)(nil),                 // 48: pairdb.coordinator.v1.StorageNodeInfo
+	(*PlanNodeChangeRequest)(nil),           // 49: pairdb.coordinator.v1.PlanNodeChangeRequest
+	(*PlanNodeChangeResponse)(nil),          // 50: pairdb.coordinator.v1.PlanNodeChangeResponse
+	(*PlannedMove)(nil),                     // 51: pairdb.coordinator.v1.PlannedMove
+	(*PlannedNode)(nil),                     // 52: pairdb.coordinator.v1.PlannedNode
+	(*RepairReplicasRequest)(nil),           // 53: pairdb.coordinator.v1.RepairReplicasRequest
+	(*RepairReplicasResponse)(nil),          // 54: pairdb.coordinator.v1.RepairReplicasResponse
+	(*GetStatusRequest)(nil),                // 55: pairdb.coordinator.v1.GetStatusRequest
+	(*GetStatusResponse)(nil),               // 56: pairdb.coordinator.v1.GetStatusResponse
+	(*NodeStatus)(nil),                      // 57: pairdb.coordinator.v1.NodeStatus
 }
 var file_coordinatorpb_coordinator_proto_depIdxs = []int32{
 	1,  // 0: pairdb.coordinator.v1.VectorClock.entries:type_name -> pairdb.coordinator.v1.VectorClockEntry
@@ -3619,55 +4301,65 @@ var file_coordinatorpb_coordinator_proto_depIdxs = []int32{
 	20, // 13: pairdb.coordinator.v1.BatchReadResponse.results:type_name -> pairdb.coordinator.v1.BatchReadResult
 	9,  // 14: pairdb.coordinator.v1.BatchReadResult.status:type_name -> pairdb.coordinator.v1.OperationStatus
 	6,  // 15: pairdb.coordinator.v1.BatchReadResult.response:type_name -> pairdb.coordinator.v1.ReadKeyValueResponse
-	28, // 16: pairdb.coordinator.v1.ListTenantsResponse.tenants:type_name -> pairdb.coordinator.v1.GetTenantResponse
-	39, // 17: pairdb.coordinator.v1.GetMigrationStatusResponse.progress:type_name -> pairdb.coordinator.v1.MigrationProgress
-	38, // 18: pairdb.coordinator.v1.ListMigrationsResponse.migrations:type_name -> pairdb.coordinator.v1.GetMigrationStatusResponse
-	46, // 19: pairdb.coordinator.v1.ListStorageNodesResponse.nodes:type_name -> pairdb.coordinator.v1.StorageNodeInfo
-	49, // 20: pairdb.coordinator.v1.GetStatusResponse.nodes:type_name -> pairdb.coordinator.v1.NodeStatus
-	46, // 21: pairdb.coordinator.v1.NodeStatus.node:type_name -> pairdb.coordinator.v1.StorageNodeInfo
-	3,  // 22: pairdb.coordinator.v1.CoordinatorService.WriteKeyValue:input_type -> pairdb.coordinator.v1.WriteKeyValueRequest
-	5,  // 23: pairdb.coordinator.v1.CoordinatorService.ReadKeyValue:input_type -> pairdb.coordinator.v1.ReadKeyValueRequest
-	7,  // 24: pairdb.coordinator.v1.CoordinatorService.DeleteKeyValue:input_type -> pairdb.coordinator.v1.DeleteKeyValueRequest
-	10, // 25: pairdb.coordinator.v1.CoordinatorService.Pipeline:input_type -> pairdb.coordinator.v1.PipelineRequest
-	14, // 26: pairdb.coordinator.v1.CoordinatorService.BatchWrite:input_type -> pairdb.coordinator.v1.BatchWriteRequest
-	18, // 27: pairdb.coordinator.v1.CoordinatorService.BatchRead:input_type -> pairdb.coordinator.v1.BatchReadRequest
-	21, // 28: pairdb.coordinator.v1.CoordinatorService.ListKeys:input_type -> pairdb.coordinator.v1.ListKeysRequest
-	23, // 29: pairdb.coordinator.v1.CoordinatorService.CreateTenant:input_type -> pairdb.coordinator.v1.CreateTenantRequest
-	25, // 30: pairdb.coordinator.v1.CoordinatorService.UpdateReplicationFactor:input_type -> pairdb.coordinator.v1.UpdateReplicationFactorRequest
-	27, // 31: pairdb.coordinator.v1.CoordinatorService.GetTenant:input_type -> pairdb.coordinator.v1.GetTenantRequest
-	29, // 32: pairdb.coordinator.v1.CoordinatorService.ListTenants:input_type -> pairdb.coordinator.v1.ListTenantsRequest
-	31, // 33: pairdb.coordinator.v1.CoordinatorService.DeleteTenant:input_type -> pairdb.coordinator.v1.DeleteTenantRequest
-	33, // 34: pairdb.coordinator.v1.CoordinatorService.AddStorageNode:input_type -> pairdb.coordinator.v1.AddStorageNodeRequest
-	35, // 35: pairdb.coordinator.v1.CoordinatorService.RemoveStorageNode:input_type -> pairdb.coordinator.v1.RemoveStorageNodeRequest
-	44, // 36: pairdb.coordinator.v1.CoordinatorService.ListStorageNodes:input_type -> pairdb.coordinator.v1.ListStorageNodesRequest
-	37, // 37: pairdb.coordinator.v1.CoordinatorService.GetMigrationStatus:input_type -> pairdb.coordinator.v1.GetMigrationStatusRequest
-	40, // 38: pairdb.coordinator.v1.CoordinatorService.ListMigrations:input_type -> pairdb.coordinator.v1.ListMigrationsRequest
-	42, // 39: pairdb.coordinator.v1.CoordinatorService.CancelMigration:input_type -> pairdb.coordinator.v1.CancelMigrationRequest
-	47, // 40: pairdb.coordinator.v1.CoordinatorService.GetStatus:input_type -> pairdb.coordinator.v1.GetStatusRequest
-	4,  // 41: pairdb.coordinator.v1.CoordinatorService.WriteKeyValue:output_type -> pairdb.coordinator.v1.WriteKeyValueResponse
-	6,  // 42: pairdb.coordinator.v1.CoordinatorService.ReadKeyValue:output_type -> pairdb.coordinator.v1.ReadKeyValueResponse
-	8,  // 43: pairdb.coordinator.v1.CoordinatorService.DeleteKeyValue:output_type -> pairdb.coordinator.v1.DeleteKeyValueResponse
-	12, // 44: pairdb.coordinator.v1.CoordinatorService.Pipeline:output_type -> pairdb.coordinator.v1.PipelineResponse
-	16, // 45: pairdb.coordinator.v1.CoordinatorService.BatchWrite:output_type -> pairdb.coordinator.v1.BatchWriteResponse
-	19, // 46: pairdb.coordinator.v1.CoordinatorService.BatchRead:output_type -> pairdb.coordinator.v1.BatchReadResponse
-	22, // 47: pairdb.coordinator.v1.CoordinatorService.ListKeys:output_type -> pairdb.coordinator.v1.ListKeysResponse
-	24, // 48: pairdb.coordinator.v1.CoordinatorService.CreateTenant:output_type -> pairdb.coordinator.v1.CreateTenantResponse
-	26, // 49: pairdb.coordinator.v1.CoordinatorService.UpdateReplicationFactor:output_type -> pairdb.coordinator.v1.UpdateReplicationFactorResponse
-	28, // 50: pairdb.coordinator.v1.CoordinatorService.GetTenant:output_type -> pairdb.coordinator.v1.GetTenantResponse
-	30, // 51: pairdb.coordinator.v1.CoordinatorService.ListTenants:output_type -> pairdb.coordinator.v1.ListTenantsResponse
-	32, // 52: pairdb.coordinator.v1.CoordinatorService.DeleteTenant:output_type -> pairdb.coordinator.v1.DeleteTenantResponse
-	34, // 53: pairdb.coordinator.v1.CoordinatorService.AddStorageNode:output_type -> pairdb.coordinator.v1.AddStorageNodeResponse
-	36, // 54: pairdb.coordinator.v1.CoordinatorService.RemoveStorageNode:output_type -> pairdb.coordinator.v1.RemoveStorageNodeResponse
-	45, // 55: pairdb.coordinator.v1.CoordinatorService.ListStorageNodes:output_type -> pairdb.coordinator.v1.ListStorageNodesResponse
-	38, // 56: pairdb.coordinator.v1.CoordinatorService.GetMigrationStatus:output_type -> pairdb.coordinator.v1.GetMigrationStatusResponse
-	41, // 57: pairdb.coordinator.v1.CoordinatorService.ListMigrations:output_type -> pairdb.coordinator.v1.ListMigrationsResponse
-	43, // 58: pairdb.coordinator.v1.CoordinatorService.CancelMigration:output_type -> pairdb.coordinator.v1.CancelMigrationResponse
-	48, // 59: pairdb.coordinator.v1.CoordinatorService.GetStatus:output_type -> pairdb.coordinator.v1.GetStatusResponse
-	41, // [41:60] is the sub-list for method output_type
-	22, // [22:41] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	30, // 16: pairdb.coordinator.v1.ListTenantsResponse.tenants:type_name -> pairdb.coordinator.v1.GetTenantResponse
+	41, // 17: pairdb.coordinator.v1.GetMigrationStatusResponse.progress:type_name -> pairdb.coordinator.v1.MigrationProgress
+	40, // 18: pairdb.coordinator.v1.ListMigrationsResponse.migrations:type_name -> pairdb.coordinator.v1.GetMigrationStatusResponse
+	48, // 19: pairdb.coordinator.v1.ListStorageNodesResponse.nodes:type_name -> pairdb.coordinator.v1.StorageNodeInfo
+	35, // 20: pairdb.coordinator.v1.PlanNodeChangeRequest.add:type_name -> pairdb.coordinator.v1.AddStorageNodeRequest
+	37, // 21: pairdb.coordinator.v1.PlanNodeChangeRequest.remove:type_name -> pairdb.coordinator.v1.RemoveStorageNodeRequest
+	51, // 22: pairdb.coordinator.v1.PlanNodeChangeResponse.moves:type_name -> pairdb.coordinator.v1.PlannedMove
+	52, // 23: pairdb.coordinator.v1.PlanNodeChangeResponse.nodes:type_name -> pairdb.coordinator.v1.PlannedNode
+	57, // 24: pairdb.coordinator.v1.GetStatusResponse.nodes:type_name -> pairdb.coordinator.v1.NodeStatus
+	48, // 25: pairdb.coordinator.v1.NodeStatus.node:type_name -> pairdb.coordinator.v1.StorageNodeInfo
+	3,  // 26: pairdb.coordinator.v1.CoordinatorService.WriteKeyValue:input_type -> pairdb.coordinator.v1.WriteKeyValueRequest
+	5,  // 27: pairdb.coordinator.v1.CoordinatorService.ReadKeyValue:input_type -> pairdb.coordinator.v1.ReadKeyValueRequest
+	7,  // 28: pairdb.coordinator.v1.CoordinatorService.DeleteKeyValue:input_type -> pairdb.coordinator.v1.DeleteKeyValueRequest
+	10, // 29: pairdb.coordinator.v1.CoordinatorService.Pipeline:input_type -> pairdb.coordinator.v1.PipelineRequest
+	14, // 30: pairdb.coordinator.v1.CoordinatorService.BatchWrite:input_type -> pairdb.coordinator.v1.BatchWriteRequest
+	18, // 31: pairdb.coordinator.v1.CoordinatorService.BatchRead:input_type -> pairdb.coordinator.v1.BatchReadRequest
+	21, // 32: pairdb.coordinator.v1.CoordinatorService.ListKeys:input_type -> pairdb.coordinator.v1.ListKeysRequest
+	23, // 33: pairdb.coordinator.v1.CoordinatorService.ScanKeys:input_type -> pairdb.coordinator.v1.ScanKeysRequest
+	25, // 34: pairdb.coordinator.v1.CoordinatorService.CreateTenant:input_type -> pairdb.coordinator.v1.CreateTenantRequest
+	27, // 35: pairdb.coordinator.v1.CoordinatorService.UpdateReplicationFactor:input_type -> pairdb.coordinator.v1.UpdateReplicationFactorRequest
+	29, // 36: pairdb.coordinator.v1.CoordinatorService.GetTenant:input_type -> pairdb.coordinator.v1.GetTenantRequest
+	31, // 37: pairdb.coordinator.v1.CoordinatorService.ListTenants:input_type -> pairdb.coordinator.v1.ListTenantsRequest
+	33, // 38: pairdb.coordinator.v1.CoordinatorService.DeleteTenant:input_type -> pairdb.coordinator.v1.DeleteTenantRequest
+	35, // 39: pairdb.coordinator.v1.CoordinatorService.AddStorageNode:input_type -> pairdb.coordinator.v1.AddStorageNodeRequest
+	37, // 40: pairdb.coordinator.v1.CoordinatorService.RemoveStorageNode:input_type -> pairdb.coordinator.v1.RemoveStorageNodeRequest
+	46, // 41: pairdb.coordinator.v1.CoordinatorService.ListStorageNodes:input_type -> pairdb.coordinator.v1.ListStorageNodesRequest
+	39, // 42: pairdb.coordinator.v1.CoordinatorService.GetMigrationStatus:input_type -> pairdb.coordinator.v1.GetMigrationStatusRequest
+	42, // 43: pairdb.coordinator.v1.CoordinatorService.ListMigrations:input_type -> pairdb.coordinator.v1.ListMigrationsRequest
+	44, // 44: pairdb.coordinator.v1.CoordinatorService.CancelMigration:input_type -> pairdb.coordinator.v1.CancelMigrationRequest
+	49, // 45: pairdb.coordinator.v1.CoordinatorService.PlanNodeChange:input_type -> pairdb.coordinator.v1.PlanNodeChangeRequest
+	53, // 46: pairdb.coordinator.v1.CoordinatorService.RepairReplicas:input_type -> pairdb.coordinator.v1.RepairReplicasRequest
+	55, // 47: pairdb.coordinator.v1.CoordinatorService.GetStatus:input_type -> pairdb.coordinator.v1.GetStatusRequest
+	4,  // 48: pairdb.coordinator.v1.CoordinatorService.WriteKeyValue:output_type -> pairdb.coordinator.v1.WriteKeyValueResponse
+	6,  // 49: pairdb.coordinator.v1.CoordinatorService.ReadKeyValue:output_type -> pairdb.coordinator.v1.ReadKeyValueResponse
+	8,  // 50: pairdb.coordinator.v1.CoordinatorService.DeleteKeyValue:output_type -> pairdb.coordinator.v1.DeleteKeyValueResponse
+	12, // 51: pairdb.coordinator.v1.CoordinatorService.Pipeline:output_type -> pairdb.coordinator.v1.PipelineResponse
+	16, // 52: pairdb.coordinator.v1.CoordinatorService.BatchWrite:output_type -> pairdb.coordinator.v1.BatchWriteResponse
+	19, // 53: pairdb.coordinator.v1.CoordinatorService.BatchRead:output_type -> pairdb.coordinator.v1.BatchReadResponse
+	22, // 54: pairdb.coordinator.v1.CoordinatorService.ListKeys:output_type -> pairdb.coordinator.v1.ListKeysResponse
+	24, // 55: pairdb.coordinator.v1.CoordinatorService.ScanKeys:output_type -> pairdb.coordinator.v1.ScanKeysResponse
+	26, // 56: pairdb.coordinator.v1.CoordinatorService.CreateTenant:output_type -> pairdb.coordinator.v1.CreateTenantResponse
+	28, // 57: pairdb.coordinator.v1.CoordinatorService.UpdateReplicationFactor:output_type -> pairdb.coordinator.v1.UpdateReplicationFactorResponse
+	30, // 58: pairdb.coordinator.v1.CoordinatorService.GetTenant:output_type -> pairdb.coordinator.v1.GetTenantResponse
+	32, // 59: pairdb.coordinator.v1.CoordinatorService.ListTenants:output_type -> pairdb.coordinator.v1.ListTenantsResponse
+	34, // 60: pairdb.coordinator.v1.CoordinatorService.DeleteTenant:output_type -> pairdb.coordinator.v1.DeleteTenantResponse
+	36, // 61: pairdb.coordinator.v1.CoordinatorService.AddStorageNode:output_type -> pairdb.coordinator.v1.AddStorageNodeResponse
+	38, // 62: pairdb.coordinator.v1.CoordinatorService.RemoveStorageNode:output_type -> pairdb.coordinator.v1.RemoveStorageNodeResponse
+	47, // 63: pairdb.coordinator.v1.CoordinatorService.ListStorageNodes:output_type -> pairdb.coordinator.v1.ListStorageNodesResponse
+	40, // 64: pairdb.coordinator.v1.CoordinatorService.GetMigrationStatus:output_type -> pairdb.coordinator.v1.GetMigrationStatusResponse
+	43, // 65: pairdb.coordinator.v1.CoordinatorService.ListMigrations:output_type -> pairdb.coordinator.v1.ListMigrationsResponse
+	45, // 66: pairdb.coordinator.v1.CoordinatorService.CancelMigration:output_type -> pairdb.coordinator.v1.CancelMigrationResponse
+	50, // 67: pairdb.coordinator.v1.CoordinatorService.PlanNodeChange:output_type -> pairdb.coordinator.v1.PlanNodeChangeResponse
+	54, // 68: pairdb.coordinator.v1.CoordinatorService.RepairReplicas:output_type -> pairdb.coordinator.v1.RepairReplicasResponse
+	56, // 69: pairdb.coordinator.v1.CoordinatorService.GetStatus:output_type -> pairdb.coordinator.v1.GetStatusResponse
+	48, // [48:70] is the sub-list for method output_type
+	26, // [26:48] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_coordinatorpb_coordinator_proto_init() }
@@ -3681,7 +4373,7 @@ func file_coordinatorpb_coordinator_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_coordinatorpb_coordinator_proto_rawDesc), len(file_coordinatorpb_coordinator_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   49,
+			NumMessages:   57,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -33,6 +33,7 @@ const (
 	CoordinatorService_BatchWrite_FullMethodName              = "/pairdb.coordinator.v1.CoordinatorService/BatchWrite"
 	CoordinatorService_BatchRead_FullMethodName               = "/pairdb.coordinator.v1.CoordinatorService/BatchRead"
 	CoordinatorService_ListKeys_FullMethodName                = "/pairdb.coordinator.v1.CoordinatorService/ListKeys"
+	CoordinatorService_ScanKeys_FullMethodName                = "/pairdb.coordinator.v1.CoordinatorService/ScanKeys"
 	CoordinatorService_CreateTenant_FullMethodName            = "/pairdb.coordinator.v1.CoordinatorService/CreateTenant"
 	CoordinatorService_UpdateReplicationFactor_FullMethodName = "/pairdb.coordinator.v1.CoordinatorService/UpdateReplicationFactor"
 	CoordinatorService_GetTenant_FullMethodName               = "/pairdb.coordinator.v1.CoordinatorService/GetTenant"
@@ -44,6 +45,8 @@ const (
 	CoordinatorService_GetMigrationStatus_FullMethodName      = "/pairdb.coordinator.v1.CoordinatorService/GetMigrationStatus"
 	CoordinatorService_ListMigrations_FullMethodName          = "/pairdb.coordinator.v1.CoordinatorService/ListMigrations"
 	CoordinatorService_CancelMigration_FullMethodName         = "/pairdb.coordinator.v1.CoordinatorService/CancelMigration"
+	CoordinatorService_PlanNodeChange_FullMethodName          = "/pairdb.coordinator.v1.CoordinatorService/PlanNodeChange"
+	CoordinatorService_RepairReplicas_FullMethodName          = "/pairdb.coordinator.v1.CoordinatorService/RepairReplicas"
 	CoordinatorService_GetStatus_FullMethodName               = "/pairdb.coordinator.v1.CoordinatorService/GetStatus"
 )
 
@@ -73,6 +76,9 @@ type CoordinatorServiceClient interface {
 	BatchRead(ctx context.Context, in *BatchReadRequest, opts ...grpc.CallOption) (*BatchReadResponse, error)
 	// ListKeys lists a tenant's keys, in the order of their tokens.
 	ListKeys(ctx context.Context, in *ListKeysRequest, opts ...grpc.CallOption) (*ListKeysResponse, error)
+	// ScanKeys lists all of a tenant's keys, in the order of their tokens. Where
+	// the stream breaks, go on behind the last message by its resume_token.
+	ScanKeys(ctx context.Context, in *ScanKeysRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ScanKeysResponse], error)
 	// CreateTenant makes a tenant.
 	CreateTenant(ctx context.Context, in *CreateTenantRequest, opts ...grpc.CallOption) (*CreateTenantResponse, error)
 	// UpdateReplicationFactor changes on how many storage nodes a tenant's keys are kept.
@@ -95,6 +101,11 @@ type CoordinatorServiceClient interface {
 	ListMigrations(ctx context.Context, in *ListMigrationsRequest, opts ...grpc.CallOption) (*ListMigrationsResponse, error)
 	// CancelMigration takes a topology change back.
 	CancelMigration(ctx context.Context, in *CancelMigrationRequest, opts ...grpc.CallOption) (*CancelMigrationResponse, error)
+	// PlanNodeChange tells what adding or removing a storage node would move, and changes nothing.
+	PlanNodeChange(ctx context.Context, in *PlanNodeChangeRequest, opts ...grpc.CallOption) (*PlanNodeChangeResponse, error)
+	// RepairReplicas compares the replicas of keys now and makes equal what
+	// differs. It tells progress from time to time; the last message is the result.
+	RepairReplicas(ctx context.Context, in *RepairReplicasRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[RepairReplicasResponse], error)
 	// GetStatus tells what the coordinator that answers knows of itself and of the nodes.
 	GetStatus(ctx context.Context, in *GetStatusRequest, opts ...grpc.CallOption) (*GetStatusResponse, error)
 }
@@ -179,6 +190,25 @@ func (c *coordinatorServiceClient) ListKeys(ctx context.Context, in *ListKeysReq
 	}
 	return out, nil
 }
+
+func (c *coordinatorServiceClient) ScanKeys(ctx context.Context, in *ScanKeysRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ScanKeysResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &CoordinatorService_ServiceDesc.Streams[1], CoordinatorService_ScanKeys_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ScanKeysRequest, ScanKeysResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type CoordinatorService_ScanKeysClient = grpc.ServerStreamingClient[ScanKeysResponse]
 
 func (c *coordinatorServiceClient) CreateTenant(ctx context.Context, in *CreateTenantRequest, opts ...grpc.CallOption) (*CreateTenantResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
@@ -290,6 +320,35 @@ func (c *coordinatorServiceClient) CancelMigration(ctx context.Context, in *Canc
 	return out, nil
 }
 
+func (c *coordinatorServiceClient) PlanNodeChange(ctx context.Context, in *PlanNodeChangeRequest, opts ...grpc.CallOption) (*PlanNodeChangeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PlanNodeChangeResponse)
+	err := c.cc.Invoke(ctx, CoordinatorService_PlanNodeChange_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *coordinatorServiceClient) RepairReplicas(ctx context.Context, in *RepairReplicasRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[RepairReplicasResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &CoordinatorService_ServiceDesc.Streams[2], CoordinatorService_RepairReplicas_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[RepairReplicasRequest, RepairReplicasResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type CoordinatorService_RepairReplicasClient = grpc.ServerStreamingClient[RepairReplicasResponse]
+
 func (c *coordinatorServiceClient) GetStatus(ctx context.Context, in *GetStatusRequest, opts ...grpc.CallOption) (*GetStatusResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(GetStatusResponse)
@@ -326,6 +385,9 @@ type CoordinatorServiceServer interface {
 	BatchRead(context.Context, *BatchReadRequest) (*BatchReadResponse, error)
 	// ListKeys lists a tenant's keys, in the order of their tokens.
 	ListKeys(context.Context, *ListKeysRequest) (*ListKeysResponse, error)
+	// ScanKeys lists all of a tenant's keys, in the order of their tokens. Where
+	// the stream breaks, go on behind the last message by its resume_token.
+	ScanKeys(*ScanKeysRequest, grpc.ServerStreamingServer[ScanKeysResponse]) error
 	// CreateTenant makes a tenant.
 	CreateTenant(context.Context, *CreateTenantRequest) (*CreateTenantResponse, error)
 	// UpdateReplicationFactor changes on how many storage nodes a tenant's keys are kept.
@@ -348,6 +410,11 @@ type CoordinatorServiceServer interface {
 	ListMigrations(context.Context, *ListMigrationsRequest) (*ListMigrationsResponse, error)
 	// CancelMigration takes a topology change back.
 	CancelMigration(context.Context, *CancelMigrationRequest) (*CancelMigrationResponse, error)
+	// PlanNodeChange tells what adding or removing a storage node would move, and changes nothing.
+	PlanNodeChange(context.Context, *PlanNodeChangeRequest) (*PlanNodeChangeResponse, error)
+	// RepairReplicas compares the replicas of keys now and makes equal what
+	// differs. It tells progress from time to time; the last message is the result.
+	RepairReplicas(*RepairReplicasRequest, grpc.ServerStreamingServer[RepairReplicasResponse]) error
 	// GetStatus tells what the coordinator that answers knows of itself and of the nodes.
 	GetStatus(context.Context, *GetStatusRequest) (*GetStatusResponse, error)
 }
@@ -379,6 +446,9 @@ func (UnimplementedCoordinatorServiceServer) BatchRead(context.Context, *BatchRe
 }
 func (UnimplementedCoordinatorServiceServer) ListKeys(context.Context, *ListKeysRequest) (*ListKeysResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListKeys not implemented")
+}
+func (UnimplementedCoordinatorServiceServer) ScanKeys(*ScanKeysRequest, grpc.ServerStreamingServer[ScanKeysResponse]) error {
+	return status.Error(codes.Unimplemented, "method ScanKeys not implemented")
 }
 func (UnimplementedCoordinatorServiceServer) CreateTenant(context.Context, *CreateTenantRequest) (*CreateTenantResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method CreateTenant not implemented")
@@ -412,6 +482,12 @@ func (UnimplementedCoordinatorServiceServer) ListMigrations(context.Context, *Li
 }
 func (UnimplementedCoordinatorServiceServer) CancelMigration(context.Context, *CancelMigrationRequest) (*CancelMigrationResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method CancelMigration not implemented")
+}
+func (UnimplementedCoordinatorServiceServer) PlanNodeChange(context.Context, *PlanNodeChangeRequest) (*PlanNodeChangeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method PlanNodeChange not implemented")
+}
+func (UnimplementedCoordinatorServiceServer) RepairReplicas(*RepairReplicasRequest, grpc.ServerStreamingServer[RepairReplicasResponse]) error {
+	return status.Error(codes.Unimplemented, "method RepairReplicas not implemented")
 }
 func (UnimplementedCoordinatorServiceServer) GetStatus(context.Context, *GetStatusRequest) (*GetStatusResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetStatus not implemented")
@@ -550,6 +626,17 @@ func _CoordinatorService_ListKeys_Handler(srv interface{}, ctx context.Context, 
 	}
 	return interceptor(ctx, in, info, handler)
 }
+
+func _CoordinatorService_ScanKeys_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(ScanKeysRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(CoordinatorServiceServer).ScanKeys(m, &grpc.GenericServerStream[ScanKeysRequest, ScanKeysResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type CoordinatorService_ScanKeysServer = grpc.ServerStreamingServer[ScanKeysResponse]
 
 func _CoordinatorService_CreateTenant_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(CreateTenantRequest)
@@ -749,6 +836,35 @@ func _CoordinatorService_CancelMigration_Handler(srv interface{}, ctx context.Co
 	return interceptor(ctx, in, info, handler)
 }
 
+func _CoordinatorService_PlanNodeChange_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PlanNodeChangeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CoordinatorServiceServer).PlanNodeChange(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CoordinatorService_PlanNodeChange_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CoordinatorServiceServer).PlanNodeChange(ctx, req.(*PlanNodeChangeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _CoordinatorService_RepairReplicas_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(RepairReplicasRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(CoordinatorServiceServer).RepairReplicas(m, &grpc.GenericServerStream[RepairReplicasRequest, RepairReplicasResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type CoordinatorService_RepairReplicasServer = grpc.ServerStreamingServer[RepairReplicasResponse]
+
 func _CoordinatorService_GetStatus_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(GetStatusRequest)
 	if err := dec(in); err != nil {
@@ -843,6 +959,10 @@ var CoordinatorService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _CoordinatorService_CancelMigration_Handler,
 		},
 		{
+			MethodName: "PlanNodeChange",
+			Handler:    _CoordinatorService_PlanNodeChange_Handler,
+		},
+		{
 			MethodName: "GetStatus",
 			Handler:    _CoordinatorService_GetStatus_Handler,
 		},
@@ -853,6 +973,16 @@ var CoordinatorService_ServiceDesc = grpc.ServiceDesc{
 			Handler:       _CoordinatorService_Pipeline_Handler,
 			ServerStreams: true,
 			ClientStreams: true,
+		},
+		{
+			StreamName:    "ScanKeys",
+			Handler:       _CoordinatorService_ScanKeys_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "RepairReplicas",
+			Handler:       _CoordinatorService_RepairReplicas_Handler,
+			ServerStreams: true,
 		},
 	},
 	Metadata: "coordinatorpb/coordinator.proto",

@@ -28,7 +28,7 @@ var File_coordinatorpb_legacypb_legacy_proto protoreflect.FileDescriptor
 
 const file_coordinatorpb_legacypb_legacy_proto_rawDesc = "" +
 	"\n" +
-	"#coordinatorpb/legacypb/legacy.proto\x12\x05proto\x1a\x1fcoordinatorpb/coordinator.proto2\x94\x10\n" +
+	"#coordinatorpb/legacypb/legacy.proto\x12\x05proto\x1a\x1fcoordinatorpb/coordinator.proto2\xd3\x12\n" +
 	"\x12CoordinatorService\x12j\n" +
 	"\rWriteKeyValue\x12+.pairdb.coordinator.v1.WriteKeyValueRequest\x1a,.pairdb.coordinator.v1.WriteKeyValueResponse\x12g\n" +
 	"\fReadKeyValue\x12*.pairdb.coordinator.v1.ReadKeyValueRequest\x1a+.pairdb.coordinator.v1.ReadKeyValueResponse\x12m\n" +
@@ -37,7 +37,8 @@ const file_coordinatorpb_legacypb_legacy_proto_rawDesc = "" +
 	"\n" +
 	"BatchWrite\x12(.pairdb.coordinator.v1.BatchWriteRequest\x1a).pairdb.coordinator.v1.BatchWriteResponse\x12^\n" +
 	"\tBatchRead\x12'.pairdb.coordinator.v1.BatchReadRequest\x1a(.pairdb.coordinator.v1.BatchReadResponse\x12[\n" +
-	"\bListKeys\x12&.pairdb.coordinator.v1.ListKeysRequest\x1a'.pairdb.coordinator.v1.ListKeysResponse\x12g\n" +
+	"\bListKeys\x12&.pairdb.coordinator.v1.ListKeysRequest\x1a'.pairdb.coordinator.v1.ListKeysResponse\x12]\n" +
+	"\bScanKeys\x12&.pairdb.coordinator.v1.ScanKeysRequest\x1a'.pairdb.coordinator.v1.ScanKeysResponse0\x01\x12g\n" +
 	"\fCreateTenant\x12*.pairdb.coordinator.v1.CreateTenantRequest\x1a+.pairdb.coordinator.v1.CreateTenantResponse\x12\x88\x01\n" +
 	"\x17UpdateReplicationFactor\x125.pairdb.coordinator.v1.UpdateReplicationFactorRequest\x1a6.pairdb.coordinator.v1.UpdateReplicationFactorResponse\x12^\n" +
 	"\tGetTenant\x12'.pairdb.coordinator.v1.GetTenantRequest\x1a(.pairdb.coordinator.v1.GetTenantResponse\x12d\n" +
@@ -48,7 +49,9 @@ const file_coordinatorpb_legacypb_legacy_proto_rawDesc = "" +
 	"\x10ListStorageNodes\x12..pairdb.coordinator.v1.ListStorageNodesRequest\x1a/.pairdb.coordinator.v1.ListStorageNodesResponse\x12y\n" +
 	"\x12GetMigrationStatus\x120.pairdb.coordinator.v1.GetMigrationStatusRequest\x1a1.pairdb.coordinator.v1.GetMigrationStatusResponse\x12m\n" +
 	"\x0eListMigrations\x12,.pairdb.coordinator.v1.ListMigrationsRequest\x1a-.pairdb.coordinator.v1.ListMigrationsResponse\x12p\n" +
-	"\x0fCancelMigration\x12-.pairdb.coordinator.v1.CancelMigrationRequest\x1a..pairdb.coordinator.v1.CancelMigrationResponse\x12^\n" +
+	"\x0fCancelMigration\x12-.pairdb.coordinator.v1.CancelMigrationRequest\x1a..pairdb.coordinator.v1.CancelMigrationResponse\x12m\n" +
+	"\x0ePlanNodeChange\x12,.pairdb.coordinator.v1.PlanNodeChangeRequest\x1a-.pairdb.coordinator.v1.PlanNodeChangeResponse\x12o\n" +
+	"\x0eRepairReplicas\x12,.pairdb.coordinator.v1.RepairReplicasRequest\x1a-.pairdb.coordinator.v1.RepairReplicasResponse0\x01\x12^\n" +
 	"\tGetStatus\x12'.pairdb.coordinator.v1.GetStatusRequest\x1a(.pairdb.coordinator.v1.GetStatusResponseB:Z8github.com/pairdb/coordinator/rpc/coordinatorpb/legacypbb\x06proto3"
 
 var file_coordinatorpb_legacypb_legacy_proto_goTypes = []any{
@@ -59,37 +62,43 @@ var file_coordinatorpb_legacypb_legacy_proto_goTypes = []any{
 	(*coordinatorpb.BatchWriteRequest)(nil),               // 4: pairdb.coordinator.v1.BatchWriteRequest
 	(*coordinatorpb.BatchReadRequest)(nil),                // 5: pairdb.coordinator.v1.BatchReadRequest
 	(*coordinatorpb.ListKeysRequest)(nil),                 // 6: pairdb.coordinator.v1.ListKeysRequest
-	(*coordinatorpb.CreateTenantRequest)(nil),             // 7: pairdb.coordinator.v1.CreateTenantRequest
-	(*coordinatorpb.UpdateReplicationFactorRequest)(nil),  // 8: pairdb.coordinator.v1.UpdateReplicationFactorRequest
-	(*coordinatorpb.GetTenantRequest)(nil),                // 9: pairdb.coordinator.v1.GetTenantRequest
-	(*coordinatorpb.ListTenantsRequest)(nil),              // 10: pairdb.coordinator.v1.ListTenantsRequest
-	(*coordinatorpb.DeleteTenantRequest)(nil),             // 11: pairdb.coordinator.v1.DeleteTenantRequest
-	(*coordinatorpb.AddStorageNodeRequest)(nil),           // 12: pairdb.coordinator.v1.AddStorageNodeRequest
-	(*coordinatorpb.RemoveStorageNodeRequest)(nil),        // 13: pairdb.coordinator.v1.RemoveStorageNodeRequest
-	(*coordinatorpb.ListStorageNodesRequest)(nil),         // 14: pairdb.coordinator.v1.ListStorageNodesRequest
-	(*coordinatorpb.GetMigrationStatusRequest)(nil),       // 15: pairdb.coordinator.v1.GetMigrationStatusRequest
-	(*coordinatorpb.ListMigrationsRequest)(nil),           // 16: pairdb.coordinator.v1.ListMigrationsRequest
-	(*coordinatorpb.CancelMigrationRequest)(nil),          // 17: pairdb.coordinator.v1.CancelMigrationRequest
-	(*coordinatorpb.GetStatusRequest)(nil),                // 18: pairdb.coordinator.v1.GetStatusRequest
-	(*coordinatorpb.WriteKeyValueResponse)(nil),           // 19: pairdb.coordinator.v1.WriteKeyValueResponse
-	(*coordinatorpb.ReadKeyValueResponse)(nil),            // 20: pairdb.coordinator.v1.ReadKeyValueResponse
-	(*coordinatorpb.DeleteKeyValueResponse)(nil),          // 21: pairdb.coordinator.v1.DeleteKeyValueResponse
-	(*coordinatorpb.PipelineResponse)(nil),                // 22: pairdb.coordinator.v1.PipelineResponse
-	(*coordinatorpb.BatchWriteResponse)(nil),              // 23: pairdb.coordinator.v1.BatchWriteResponse
-	(*coordinatorpb.BatchReadResponse)(nil),               // 24: pairdb.coordinator.v1.BatchReadResponse
-	(*coordinatorpb.ListKeysResponse)(nil),                // 25: pairdb.coordinator.v1.ListKeysResponse
-	(*coordinatorpb.CreateTenantResponse)(nil),            // 26: pairdb.coordinator.v1.CreateTenantResponse
-	(*coordinatorpb.UpdateReplicationFactorResponse)(nil), // 27: pairdb.coordinator.v1.UpdateReplicationFactorResponse
-	(*coordinatorpb.GetTenantResponse)(nil),               // 28: pairdb.coordinator.v1.GetTenantResponse
-	(*coordinatorpb.ListTenantsResponse)(nil),             // 29: pairdb.coordinator.v1.ListTenantsResponse
-	(*coordinatorpb.DeleteTenantResponse)(nil),            // 30: pairdb.coordinator.v1.DeleteTenantResponse
-	(*coordinatorpb.AddStorageNodeResponse)(nil),          // 31: pairdb.coordinator.v1.AddStorageNodeResponse
-	(*coordinatorpb.RemoveStorageNodeResponse)(nil),       // 32: pairdb.coordinator.v1.RemoveStorageNodeResponse
-	(*coordinatorpb.ListStorageNodesResponse)(nil),        // 33: pairdb.coordinator.v1.ListStorageNodesResponse
-	(*coordinatorpb.GetMigrationStatusResponse)(nil),      // 34: pairdb.coordinator.v1.GetMigrationStatusResponse
-	(*coordinatorpb.ListMigrationsResponse)(nil),          // 35: pairdb.coordinator.v1.ListMigrationsResponse
-	(*coordinatorpb.CancelMigrationResponse)(nil),         // 36: pairdb.coordinator.v1.CancelMigrationResponse
-	(*coordinatorpb.GetStatusResponse)(nil),               // 37: pairdb.coordinator.v1.GetStatusResponse
+	(*coordinatorpb.ScanKeysRequest)(nil),                 // 7: pairdb.coordinator.v1.ScanKeysRequest
+	(*coordinatorpb.CreateTenantRequest)(nil),             // 8: pairdb.coordinator.v1.CreateTenantRequest
+	(*coordinatorpb.UpdateReplicationFactorRequest)(nil),  // 9: pairdb.coordinator.v1.UpdateReplicationFactorRequest
+	(*coordinatorpb.GetTenantRequest)(nil),                // 10: pairdb.coordinator.v1.GetTenantRequest
+	(*coordinatorpb.ListTenantsRequest)(nil),              // 11: pairdb.coordinator.v1.ListTenantsRequest
+	(*coordinatorpb.DeleteTenantRequest)(nil),             // 12: pairdb.coordinator.v1.DeleteTenantRequest
+	(*coordinatorpb.AddStorageNodeRequest)(nil),           // 13: pairdb.coordinator.v1.AddStorageNodeRequest
+	(*coordinatorpb.RemoveStorageNodeRequest)(nil),        // 14: pairdb.coordinator.v1.RemoveStorageNodeRequest
+	(*coordinatorpb.ListStorageNodesRequest)(nil),         // 15: pairdb.coordinator.v1.ListStorageNodesRequest
+	(*coordinatorpb.GetMigrationStatusRequest)(nil),       // 16: pairdb.coordinator.v1.GetMigrationStatusRequest
+	(*coordinatorpb.ListMigrationsRequest)(nil),           // 17: pairdb.coordinator.v1.ListMigrationsRequest
+	(*coordinatorpb.CancelMigrationRequest)(nil),          // 18: pairdb.coordinator.v1.CancelMigrationRequest
+	(*coordinatorpb.PlanNodeChangeRequest)(nil),           // 19: pairdb.coordinator.v1.PlanNodeChangeRequest
+	(*coordinatorpb.RepairReplicasRequest)(nil),           // 20: pairdb.coordinator.v1.RepairReplicasRequest
+	(*coordinatorpb.GetStatusRequest)(nil),                // 21: pairdb.coordinator.v1.GetStatusRequest
+	(*coordinatorpb.WriteKeyValueResponse)(nil),           // 22: pairdb.coordinator.v1.WriteKeyValueResponse
+	(*coordinatorpb.ReadKeyValueResponse)(nil),            // 23: pairdb.coordinator.v1.ReadKeyValueResponse
+	(*coordinatorpb.DeleteKeyValueResponse)(nil),          // 24: pairdb.coordinator.v1.DeleteKeyValueResponse
+	(*coordinatorpb.PipelineResponse)(nil),                // 25: pairdb.coordinator.v1.PipelineResponse
+	(*coordinatorpb.BatchWriteResponse)(nil),              // 26: pairdb.coordinator.v1.BatchWriteResponse
+	(*coordinatorpb.BatchReadResponse)(nil),               // 27: pairdb.coordinator.v1.BatchReadResponse
+	(*coordinatorpb.ListKeysResponse)(nil),                // 28: pairdb.coordinator.v1.ListKeysResponse
+	(*coordinatorpb.ScanKeysResponse)(nil),                // 29: pairdb.coordinator.v1.ScanKeysResponse
+	(*coordinatorpb.CreateTenantResponse)(nil),            // 30: pairdb.coordinator.v1.CreateTenantResponse
+	(*coordinatorpb.UpdateReplicationFactorResponse)(nil), // 31: pairdb.coordinator.v1.UpdateReplicationFactorResponse
+	(*coordinatorpb.GetTenantResponse)(nil),               // 32: pairdb.coordinator.v1.GetTenantResponse
+	(*coordinatorpb.ListTenantsResponse)(nil),             // 33: pairdb.coordinator.v1.ListTenantsResponse
+	(*coordinatorpb.DeleteTenantResponse)(nil),            // 34: pairdb.coordinator.v1.DeleteTenantResponse
+	(*coordinatorpb.AddStorageNodeResponse)(nil),          // 35: pairdb.coordinator.v1.AddStorageNodeResponse
+	(*coordinatorpb.RemoveStorageNodeResponse)(nil),       // 36: pairdb.coordinator.v1.RemoveStorageNodeResponse
+	(*coordinatorpb.ListStorageNodesResponse)(nil),        // 37: pairdb.coordinator.v1.ListStorageNodesResponse
+	(*coordinatorpb.GetMigrationStatusResponse)(nil),      // 38: pairdb.coordinator.v1.GetMigrationStatusResponse
+	(*coordinatorpb.ListMigrationsResponse)(nil),          // 39: pairdb.coordinator.v1.ListMigrationsResponse
+	(*coordinatorpb.CancelMigrationResponse)(nil),         // 40: pairdb.coordinator.v1.CancelMigrationResponse
+	(*coordinatorpb.PlanNodeChangeResponse)(nil),          // 41: pairdb.coordinator.v1.PlanNodeChangeResponse
+	(*coordinatorpb.RepairReplicasResponse)(nil),          // 42: pairdb.coordinator.v1.RepairReplicasResponse
+	(*coordinatorpb.GetStatusResponse)(nil),               // 43: pairdb.coordinator.v1.GetStatusResponse
 }
 var file_coordinatorpb_legacypb_legacy_proto_depIdxs = []int32{
 	0,  // 0: proto.CoordinatorService.WriteKeyValue:input_type -> pairdb.coordinator.v1.WriteKeyValueRequest
@@ -99,39 +108,45 @@ var file_coordinatorpb_legacypb_legacy_proto_depIdxs = []int32{
 	4,  // 4: proto.CoordinatorService.BatchWrite:input_type -> pairdb.coordinator.v1.BatchWriteRequest
 	5,  // 5: proto.CoordinatorService.BatchRead:input_type -> pairdb.coordinator.v1.BatchReadRequest
 	6,  // 6: proto.CoordinatorService.ListKeys:input_type -> pairdb.coordinator.v1.ListKeysRequest
-	7,  // 7: proto.CoordinatorService.CreateTenant:input_type -> pairdb.coordinator.v1.CreateTenantRequest
-	8,  // 8: proto.CoordinatorService.UpdateReplicationFactor:input_type -> pairdb.coordinator.v1.UpdateReplicationFactorRequest
-	9,  // 9: proto.CoordinatorService.GetTenant:input_type -> pairdb.coordinator.v1.GetTenantRequest
-	10, // 10: proto.CoordinatorService.ListTenants:input_type -> pairdb.coordinator.v1.ListTenantsRequest
-	11, // 11: proto.CoordinatorService.DeleteTenant:input_type -> pairdb.coordinator.v1.DeleteTenantRequest
-	12, // 12: proto.CoordinatorService.AddStorageNode:input_type -> pairdb.coordinator.v1.AddStorageNodeRequest
-	13, // 13: proto.CoordinatorService.RemoveStorageNode:input_type -> pairdb.coordinator.v1.RemoveStorageNodeRequest
-	14, // 14: proto.CoordinatorService.ListStorageNodes:input_type -> pairdb.coordinator.v1.ListStorageNodesRequest
-	15, // 15: proto.CoordinatorService.GetMigrationStatus:input_type -> pairdb.coordinator.v1.GetMigrationStatusRequest
-	16, // 16: proto.CoordinatorService.ListMigrations:input_type -> pairdb.coordinator.v1.ListMigrationsRequest
-	17, // 17: proto.CoordinatorService.CancelMigration:input_type -> pairdb.coordinator.v1.CancelMigrationRequest
-	18, // 18: proto.CoordinatorService.GetStatus:input_type -> pairdb.coordinator.v1.GetStatusRequest
-	19, // 19: proto.CoordinatorService.WriteKeyValue:output_type -> pairdb.coordinator.v1.WriteKeyValueResponse
-	20, // 20: proto.CoordinatorService.ReadKeyValue:output_type -> pairdb.coordinator.v1.ReadKeyValueResponse
-	21, // 21: proto.CoordinatorService.DeleteKeyValue:output_type -> pairdb.coordinator.v1.DeleteKeyValueResponse
-	22, // 22: proto.CoordinatorService.Pipeline:output_type -> pairdb.coordinator.v1.PipelineResponse
-	23, // 23: proto.CoordinatorService.BatchWrite:output_type -> pairdb.coordinator.v1.BatchWriteResponse
-	24, // 24: proto.CoordinatorService.BatchRead:output_type -> pairdb.coordinator.v1.BatchReadResponse
-	25, // 25: proto.CoordinatorService.ListKeys:output_type -> pairdb.coordinator.v1.ListKeysResponse
-	26, // 26: proto.CoordinatorService.CreateTenant:output_type -> pairdb.coordinator.v1.CreateTenantResponse
-	27, // 27: proto.CoordinatorService.UpdateReplicationFactor:output_type -> pairdb.coordinator.v1.UpdateReplicationFactorResponse
-	28, // 28: proto.CoordinatorService.GetTenant:output_type -> pairdb.coordinator.v1.GetTenantResponse
-	29, // 29: proto.CoordinatorService.ListTenants:output_type -> pairdb.coordinator.v1.ListTenantsResponse
-	30, // 30: proto.CoordinatorService.DeleteTenant:output_type -> pairdb.coordinator.v1.DeleteTenantResponse
-	31, // 31: proto.CoordinatorService.AddStorageNode:output_type -> pairdb.coordinator.v1.AddStorageNodeResponse
-	32, // 32: proto.CoordinatorService.RemoveStorageNode:output_type -> pairdb.coordinator.v1.RemoveStorageNodeResponse
-	33, // 33: proto.CoordinatorService.ListStorageNodes:output_type -> pairdb.coordinator.v1.ListStorageNodesResponse
-	34, // 34: proto.CoordinatorService.GetMigrationStatus:output_type -> pairdb.coordinator.v1.GetMigrationStatusResponse
-	35, // 35: proto.CoordinatorService.ListMigrations:output_type -> pairdb.coordinator.v1.ListMigrationsResponse
-	36, // 36: proto.CoordinatorService.CancelMigration:output_type -> pairdb.coordinator.v1.CancelMigrationResponse
-	37, // 37: proto.CoordinatorService.GetStatus:output_type -> pairdb.coordinator.v1.GetStatusResponse
-	19, // [19:38] is the sub-list for method output_type
-	0,  // [0:19] is the sub-list for method input_type
+	7,  // 7: proto.CoordinatorService.ScanKeys:input_type -> pairdb.coordinator.v1.ScanKeysRequest
+	8,  // 8: proto.CoordinatorService.CreateTenant:input_type -> pairdb.coordinator.v1.CreateTenantRequest
+	9,  // 9: proto.CoordinatorService.UpdateReplicationFactor:input_type -> pairdb.coordinator.v1.UpdateReplicationFactorRequest
+	10, // 10: proto.CoordinatorService.GetTenant:input_type -> pairdb.coordinator.v1.GetTenantRequest
+	11, // 11: proto.CoordinatorService.ListTenants:input_type -> pairdb.coordinator.v1.ListTenantsRequest
+	12, // 12: proto.CoordinatorService.DeleteTenant:input_type -> pairdb.coordinator.v1.DeleteTenantRequest
+	13, // 13: proto.CoordinatorService.AddStorageNode:input_type -> pairdb.coordinator.v1.AddStorageNodeRequest
+	14, // 14: proto.CoordinatorService.RemoveStorageNode:input_type -> pairdb.coordinator.v1.RemoveStorageNodeRequest
+	15, // 15: proto.CoordinatorService.ListStorageNodes:input_type -> pairdb.coordinator.v1.ListStorageNodesRequest
+	16, // 16: proto.CoordinatorService.GetMigrationStatus:input_type -> pairdb.coordinator.v1.GetMigrationStatusRequest
+	17, // 17: proto.CoordinatorService.ListMigrations:input_type -> pairdb.coordinator.v1.ListMigrationsRequest
+	18, // 18: proto.CoordinatorService.CancelMigration:input_type -> pairdb.coordinator.v1.CancelMigrationRequest
+	19, // 19: proto.CoordinatorService.PlanNodeChange:input_type -> pairdb.coordinator.v1.PlanNodeChangeRequest
+	20, // 20: proto.CoordinatorService.RepairReplicas:input_type -> pairdb.coordinator.v1.RepairReplicasRequest
+	21, // 21: proto.CoordinatorService.GetStatus:input_type -> pairdb.coordinator.v1.GetStatusRequest
+	22, // 22: proto.CoordinatorService.WriteKeyValue:output_type -> pairdb.coordinator.v1.WriteKeyValueResponse
+	23, // 23: proto.CoordinatorService.ReadKeyValue:output_type -> pairdb.coordinator.v1.ReadKeyValueResponse
+	24, // 24: proto.CoordinatorService.DeleteKeyValue:output_type -> pairdb.coordinator.v1.DeleteKeyValueResponse
+	25, // 25: proto.CoordinatorService.Pipeline:output_type -> pairdb.coordinator.v1.PipelineResponse
+	26, // 26: proto.CoordinatorService.BatchWrite:output_type -> pairdb.coordinator.v1.BatchWriteResponse
+	27, // 27: proto.CoordinatorService.BatchRead:output_type -> pairdb.coordinator.v1.BatchReadResponse
+	28, // 28: proto.CoordinatorService.ListKeys:output_type -> pairdb.coordinator.v1.ListKeysResponse
+	29, // 29: proto.CoordinatorService.ScanKeys:output_type -> pairdb.coordinator.v1.ScanKeysResponse
+	30, // 30: proto.CoordinatorService.CreateTenant:output_type -> pairdb.coordinator.v1.CreateTenantResponse
+	31, // 31: proto.CoordinatorService.UpdateReplicationFactor:output_type -> pairdb.coordinator.v1.UpdateReplicationFactorResponse
+	32, // 32: proto.CoordinatorService.GetTenant:output_type -> pairdb.coordinator.v1.GetTenantResponse
+	33, // 33: proto.CoordinatorService.ListTenants:output_type -> pairdb.coordinator.v1.ListTenantsResponse
+	34, // 34: proto.CoordinatorService.DeleteTenant:output_type -> pairdb.coordinator.v1.DeleteTenantResponse
+	35, // 35: proto.CoordinatorService.AddStorageNode:output_type -> pairdb.coordinator.v1.AddStorageNodeResponse
+	36, // 36: proto.CoordinatorService.RemoveStorageNode:output_type -> pairdb.coordinator.v1.RemoveStorageNodeResponse
+	37, // 37: proto.CoordinatorService.ListStorageNodes:output_type -> pairdb.coordinator.v1.ListStorageNodesResponse
+	38, // 38: proto.CoordinatorService.GetMigrationStatus:output_type -> pairdb.coordinator.v1.GetMigrationStatusResponse
+	39, // 39: proto.CoordinatorService.ListMigrations:output_type -> pairdb.coordinator.v1.ListMigrationsResponse
+	40, // 40: proto.CoordinatorService.CancelMigration:output_type -> pairdb.coordinator.v1.CancelMigrationResponse
+	41, // 41: proto.CoordinatorService.PlanNodeChange:output_type -> pairdb.coordinator.v1.PlanNodeChangeResponse
+	42, // 42: proto.CoordinatorService.RepairReplicas:output_type -> pairdb.coordinator.v1.RepairReplicasResponse
+	43, // 43: proto.CoordinatorService.GetStatus:output_type -> pairdb.coordinator.v1.GetStatusResponse
+	22, // [22:44] is the sub-list for method output_type
+	0,  // [0:22] is the sub-list for method input_type
 	0,  // [0:0] is the sub-list for extension type_name
 	0,  // [0:0] is the sub-list for extension extendee
 	0,  // [0:0] is the sub-list for field type_name

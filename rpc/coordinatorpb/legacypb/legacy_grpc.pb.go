@@ -30,6 +30,7 @@ const (
 	CoordinatorService_BatchWrite_FullMethodName              = "/proto.CoordinatorService/BatchWrite"
 	CoordinatorService_BatchRead_FullMethodName               = "/proto.CoordinatorService/BatchRead"
 	CoordinatorService_ListKeys_FullMethodName                = "/proto.CoordinatorService/ListKeys"
+	CoordinatorService_ScanKeys_FullMethodName                = "/proto.CoordinatorService/ScanKeys"
 	CoordinatorService_CreateTenant_FullMethodName            = "/proto.CoordinatorService/CreateTenant"
 	CoordinatorService_UpdateReplicationFactor_FullMethodName = "/proto.CoordinatorService/UpdateReplicationFactor"
 	CoordinatorService_GetTenant_FullMethodName               = "/proto.CoordinatorService/GetTenant"
@@ -41,6 +42,8 @@ const (
 	CoordinatorService_GetMigrationStatus_FullMethodName      = "/proto.CoordinatorService/GetMigrationStatus"
 	CoordinatorService_ListMigrations_FullMethodName          = "/proto.CoordinatorService/ListMigrations"
 	CoordinatorService_CancelMigration_FullMethodName         = "/proto.CoordinatorService/CancelMigration"
+	CoordinatorService_PlanNodeChange_FullMethodName          = "/proto.CoordinatorService/PlanNodeChange"
+	CoordinatorService_RepairReplicas_FullMethodName          = "/proto.CoordinatorService/RepairReplicas"
 	CoordinatorService_GetStatus_FullMethodName               = "/proto.CoordinatorService/GetStatus"
 )
 
@@ -55,6 +58,7 @@ type CoordinatorServiceClient interface {
 	BatchWrite(ctx context.Context, in *coordinatorpb.BatchWriteRequest, opts ...grpc.CallOption) (*coordinatorpb.BatchWriteResponse, error)
 	BatchRead(ctx context.Context, in *coordinatorpb.BatchReadRequest, opts ...grpc.CallOption) (*coordinatorpb.BatchReadResponse, error)
 	ListKeys(ctx context.Context, in *coordinatorpb.ListKeysRequest, opts ...grpc.CallOption) (*coordinatorpb.ListKeysResponse, error)
+	ScanKeys(ctx context.Context, in *coordinatorpb.ScanKeysRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[coordinatorpb.ScanKeysResponse], error)
 	CreateTenant(ctx context.Context, in *coordinatorpb.CreateTenantRequest, opts ...grpc.CallOption) (*coordinatorpb.CreateTenantResponse, error)
 	UpdateReplicationFactor(ctx context.Context, in *coordinatorpb.UpdateReplicationFactorRequest, opts ...grpc.CallOption) (*coordinatorpb.UpdateReplicationFactorResponse, error)
 	GetTenant(ctx context.Context, in *coordinatorpb.GetTenantRequest, opts ...grpc.CallOption) (*coordinatorpb.GetTenantResponse, error)
@@ -66,6 +70,8 @@ type CoordinatorServiceClient interface {
 	GetMigrationStatus(ctx context.Context, in *coordinatorpb.GetMigrationStatusRequest, opts ...grpc.CallOption) (*coordinatorpb.GetMigrationStatusResponse, error)
 	ListMigrations(ctx context.Context, in *coordinatorpb.ListMigrationsRequest, opts ...grpc.CallOption) (*coordinatorpb.ListMigrationsResponse, error)
 	CancelMigration(ctx context.Context, in *coordinatorpb.CancelMigrationRequest, opts ...grpc.CallOption) (*coordinatorpb.CancelMigrationResponse, error)
+	PlanNodeChange(ctx context.Context, in *coordinatorpb.PlanNodeChangeRequest, opts ...grpc.CallOption) (*coordinatorpb.PlanNodeChangeResponse, error)
+	RepairReplicas(ctx context.Context, in *coordinatorpb.RepairReplicasRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[coordinatorpb.RepairReplicasResponse], error)
 	GetStatus(ctx context.Context, in *coordinatorpb.GetStatusRequest, opts ...grpc.CallOption) (*coordinatorpb.GetStatusResponse, error)
 }
 
@@ -149,6 +155,25 @@ func (c *coordinatorServiceClient) ListKeys(ctx context.Context, in *coordinator
 	}
 	return out, nil
 }
+
+func (c *coordinatorServiceClient) ScanKeys(ctx context.Context, in *coordinatorpb.ScanKeysRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[coordinatorpb.ScanKeysResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &CoordinatorService_ServiceDesc.Streams[1], CoordinatorService_ScanKeys_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[coordinatorpb.ScanKeysRequest, coordinatorpb.ScanKeysResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type CoordinatorService_ScanKeysClient = grpc.ServerStreamingClient[coordinatorpb.ScanKeysResponse]
 
 func (c *coordinatorServiceClient) CreateTenant(ctx context.Context, in *coordinatorpb.CreateTenantRequest, opts ...grpc.CallOption) (*coordinatorpb.CreateTenantResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
@@ -260,6 +285,35 @@ func (c *coordinatorServiceClient) CancelMigration(ctx context.Context, in *coor
 	return out, nil
 }
 
+func (c *coordinatorServiceClient) PlanNodeChange(ctx context.Context, in *coordinatorpb.PlanNodeChangeRequest, opts ...grpc.CallOption) (*coordinatorpb.PlanNodeChangeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(coordinatorpb.PlanNodeChangeResponse)
+	err := c.cc.Invoke(ctx, CoordinatorService_PlanNodeChange_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *coordinatorServiceClient) RepairReplicas(ctx context.Context, in *coordinatorpb.RepairReplicasRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[coordinatorpb.RepairReplicasResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &CoordinatorService_ServiceDesc.Streams[2], CoordinatorService_RepairReplicas_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[coordinatorpb.RepairReplicasRequest, coordinatorpb.RepairReplicasResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type CoordinatorService_RepairReplicasClient = grpc.ServerStreamingClient[coordinatorpb.RepairReplicasResponse]
+
 func (c *coordinatorServiceClient) GetStatus(ctx context.Context, in *coordinatorpb.GetStatusRequest, opts ...grpc.CallOption) (*coordinatorpb.GetStatusResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(coordinatorpb.GetStatusResponse)
@@ -281,6 +335,7 @@ type CoordinatorServiceServer interface {
 	BatchWrite(context.Context, *coordinatorpb.BatchWriteRequest) (*coordinatorpb.BatchWriteResponse, error)
 	BatchRead(context.Context, *coordinatorpb.BatchReadRequest) (*coordinatorpb.BatchReadResponse, error)
 	ListKeys(context.Context, *coordinatorpb.ListKeysRequest) (*coordinatorpb.ListKeysResponse, error)
+	ScanKeys(*coordinatorpb.ScanKeysRequest, grpc.ServerStreamingServer[coordinatorpb.ScanKeysResponse]) error
 	CreateTenant(context.Context, *coordinatorpb.CreateTenantRequest) (*coordinatorpb.CreateTenantResponse, error)
 	UpdateReplicationFactor(context.Context, *coordinatorpb.UpdateReplicationFactorRequest) (*coordinatorpb.UpdateReplicationFactorResponse, error)
 	GetTenant(context.Context, *coordinatorpb.GetTenantRequest) (*coordinatorpb.GetTenantResponse, error)
@@ -292,6 +347,8 @@ type CoordinatorServiceServer interface {
 	GetMigrationStatus(context.Context, *coordinatorpb.GetMigrationStatusRequest) (*coordinatorpb.GetMigrationStatusResponse, error)
 	ListMigrations(context.Context, *coordinatorpb.ListMigrationsRequest) (*coordinatorpb.ListMigrationsResponse, error)
 	CancelMigration(context.Context, *coordinatorpb.CancelMigrationRequest) (*coordinatorpb.CancelMigrationResponse, error)
+	PlanNodeChange(context.Context, *coordinatorpb.PlanNodeChangeRequest) (*coordinatorpb.PlanNodeChangeResponse, error)
+	RepairReplicas(*coordinatorpb.RepairReplicasRequest, grpc.ServerStreamingServer[coordinatorpb.RepairReplicasResponse]) error
 	GetStatus(context.Context, *coordinatorpb.GetStatusRequest) (*coordinatorpb.GetStatusResponse, error)
 }
 
@@ -322,6 +379,9 @@ func (UnimplementedCoordinatorServiceServer) BatchRead(context.Context, *coordin
 }
 func (UnimplementedCoordinatorServiceServer) ListKeys(context.Context, *coordinatorpb.ListKeysRequest) (*coordinatorpb.ListKeysResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListKeys not implemented")
+}
+func (UnimplementedCoordinatorServiceServer) ScanKeys(*coordinatorpb.ScanKeysRequest, grpc.ServerStreamingServer[coordinatorpb.ScanKeysResponse]) error {
+	return status.Error(codes.Unimplemented, "method ScanKeys not implemented")
 }
 func (UnimplementedCoordinatorServiceServer) CreateTenant(context.Context, *coordinatorpb.CreateTenantRequest) (*coordinatorpb.CreateTenantResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method CreateTenant not implemented")
@@ -355,6 +415,12 @@ func (UnimplementedCoordinatorServiceServer) ListMigrations(context.Context, *co
 }
 func (UnimplementedCoordinatorServiceServer) CancelMigration(context.Context, *coordinatorpb.CancelMigrationRequest) (*coordinatorpb.CancelMigrationResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method CancelMigration not implemented")
+}
+func (UnimplementedCoordinatorServiceServer) PlanNodeChange(context.Context, *coordinatorpb.PlanNodeChangeRequest) (*coordinatorpb.PlanNodeChangeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method PlanNodeChange not implemented")
+}
+func (UnimplementedCoordinatorServiceServer) RepairReplicas(*coordinatorpb.RepairReplicasRequest, grpc.ServerStreamingServer[coordinatorpb.RepairReplicasResponse]) error {
+	return status.Error(codes.Unimplemented, "method RepairReplicas not implemented")
 }
 func (UnimplementedCoordinatorServiceServer) GetStatus(context.Context, *coordinatorpb.GetStatusRequest) (*coordinatorpb.GetStatusResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetStatus not implemented")
@@ -493,6 +559,17 @@ func _CoordinatorService_ListKeys_Handler(srv interface{}, ctx context.Context, 
 	}
 	return interceptor(ctx, in, info, handler)
 }
+
+func _CoordinatorService_ScanKeys_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(coordinatorpb.ScanKeysRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(CoordinatorServiceServer).ScanKeys(m, &grpc.GenericServerStream[coordinatorpb.ScanKeysRequest, coordinatorpb.ScanKeysResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type CoordinatorService_ScanKeysServer = grpc.ServerStreamingServer[coordinatorpb.ScanKeysResponse]
 
 func _CoordinatorService_CreateTenant_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(coordinatorpb.CreateTenantRequest)
@@ -692,6 +769,35 @@ func _CoordinatorService_CancelMigration_Handler(srv interface{}, ctx context.Co
 	return interceptor(ctx, in, info, handler)
 }
 
+func _CoordinatorService_PlanNodeChange_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(coordinatorpb.PlanNodeChangeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CoordinatorServiceServer).PlanNodeChange(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CoordinatorService_PlanNodeChange_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CoordinatorServiceServer).PlanNodeChange(ctx, req.(*coordinatorpb.PlanNodeChangeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _CoordinatorService_RepairReplicas_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(coordinatorpb.RepairReplicasRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(CoordinatorServiceServer).RepairReplicas(m, &grpc.GenericServerStream[coordinatorpb.RepairReplicasRequest, coordinatorpb.RepairReplicasResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type CoordinatorService_RepairReplicasServer = grpc.ServerStreamingServer[coordinatorpb.RepairReplicasResponse]
+
 func _CoordinatorService_GetStatus_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(coordinatorpb.GetStatusRequest)
 	if err := dec(in); err != nil {
@@ -786,6 +892,10 @@ var CoordinatorService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _CoordinatorService_CancelMigration_Handler,
 		},
 		{
+			MethodName: "PlanNodeChange",
+			Handler:    _CoordinatorService_PlanNodeChange_Handler,
+		},
+		{
 			MethodName: "GetStatus",
 			Handler:    _CoordinatorService_GetStatus_Handler,
 		},
@@ -796,6 +906,16 @@ var CoordinatorService_ServiceDesc = grpc.ServiceDesc{
 			Handler:       _CoordinatorService_Pipeline_Handler,
 			ServerStreams: true,
 			ClientStreams: true,
+		},
+		{
+			StreamName:    "ScanKeys",
+			Handler:       _CoordinatorService_ScanKeys_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "RepairReplicas",
+			Handler:       _CoordinatorService_RepairReplicas_Handler,
+			ServerStreams: true,
 		},
 	},
 	Metadata: "coordinatorpb/legacypb/legacy.proto",

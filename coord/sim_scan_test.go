@@ -1,0 +1,184 @@
+package coord
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// newCall makes a call that belongs to no attempt; its owner sets then.
+func (c *simCoordinator) newCall(l *simLink, kind CallKind, k *simEntry, epoch uint64, v Version, r *record) *simCall {
+	s := c.s
+	call := s.newCall(&simCall{
+		s: s, c: c, life: c.life, n: l.n, key: k, kind: kind, intent: IntentRepair, epoch: epoch,
+		version: v, record: r, sentAt: s.now, deadline: s.now.add(replayTimeout),
+	})
+	call.heard.boot, call.heard.clock = l.Heard()
+	return call
+}
+
+// tell sends a node a message other than a call and brings its answer back, if
+// neither is lost. Do happens at the node.
+func (c *simCoordinator) tell(l *simLink, do func() error, then func(error)) {
+	s, life := c.s, c.life
+	var back func(error)
+	back = func(err error) {
+		switch {
+		case c.life != life || !c.up:
+		case c.pausedUntil > s.now:
+			s.at(c.pausedUntil, func() { back(err) })
+		default:
+			then(err)
+		}
+	}
+	var arrive func()
+	arrive = func() {
+		n := l.n
+		switch {
+		case n.pausedUntil > s.now:
+			s.at(n.pausedUntil, arrive)
+			return
+		case !n.up:
+			s.after(s.transit(), func() { back(errSimRefused) })
+			return
+		}
+		err := do()
+		if l.cutBack <= s.now && !s.strikes(faultLoss) {
+			s.after(s.transit(), func() { back(err) })
+		}
+	}
+	if l.cutOut <= s.now && !s.strikes(faultLoss) {
+		s.after(s.transit(), arrive)
+	}
+}
+
+// scan is a node's answer to a scan.
+func (n *simReplica) scan(req *ScanRequest) (page ScanPage, err error) {
+	if req.Epoch != 0 {
+		if err := n.knows(req.Epoch); err != nil {
+			return page, err
+		}
+	}
+	s := n.s
+	for _, k := range s.byPosition {
+		held := &n.data[k.index]
+		at := k.position()
+		if !held.version.Exists() || !req.Span.Contains(k.token) || req.After != nil && at.Compare(*req.After) <= 0 ||
+			req.Tenant != "" && req.Tenant != k.tenant || req.Prefix != "" && req.Prefix != k.key {
+			continue
+		}
+		if req.DeadFor != 0 {
+			wall := time.Unix(0, n.clock.read(s.now))
+			if held.version.Live(wall) || n.elapsed()-held.since < req.DeadFor {
+				continue
+			}
+		}
+		if len(page.Items) == req.Limit {
+			next := page.Items[len(page.Items)-1].Position
+			page.Next = &next
+			break
+		}
+		page.Items = append(page.Items, ScanItem{at, held.version.Head})
+	}
+	return page, nil
+}
+
+// scanAll asks peers for the same page, as the engine's scanAll does.
+func (c *simCoordinator) scanAll(peers []*peer, req ScanRequest, then func([]scanAnswer)) {
+	s := c.s
+	pages := make([]*ScanPage, len(peers))
+	waiting, over := 1, false
+	finish := func() {
+		if over {
+			return
+		}
+		over = true
+		var answers []scanAnswer
+		for i, p := range peers {
+			if pages[i] != nil {
+				answers = append(answers, scanAnswer{p, *pages[i]})
+			}
+		}
+		then(answers)
+	}
+	for i, p := range peers {
+		l := p.replica.(*simLink)
+		if l.Unavailable() != nil {
+			continue
+		}
+		waiting++
+		var page ScanPage
+		c.tell(l, func() (err error) { page, err = l.n.scan(&req); return err }, func(err error) {
+			if stale := (*StaleRingError)(nil); err == nil {
+				pages[i] = &page
+			} else if errors.As(err, &stale) {
+				c.refresh(nil)
+			}
+			if waiting--; waiting == 0 {
+				finish()
+			}
+		})
+	}
+	if waiting--; waiting == 0 {
+		s.after(0, finish)
+		return
+	}
+	life := c.life
+	s.after(s.swarm.timeout, func() {
+		if c.life == life && c.up {
+			finish()
+		}
+	})
+}
+
+// dropAll makes a node forget versions, unless it holds others by now.
+func (c *simCoordinator) dropAll(v *view, p *peer, items []ScanItem, then func(error)) {
+	var failure error
+	left := len(items) + 1
+	done := func(err error) {
+		if err != nil {
+			failure = err
+		}
+		if left--; left == 0 {
+			then(failure)
+		}
+	}
+	for i := range items {
+		call := c.newCall(p.replica.(*simLink), CallDrop, c.s.entries[items[i].Position], v.topology.Epoch, Version{Head: items[i].Head}, nil)
+		call.then = func(call *simCall) { done(call.err) }
+		if c.s.traced(call.key) {
+			c.s.note(call.key, "sent: %s", call)
+		}
+		call.depart()
+	}
+	done(nil)
+}
+
+// announce tells nodes of the topology.
+func (c *simCoordinator) announce(v *view) {
+	for i := range v.topology.Nodes {
+		l := v.peers[v.topology.Nodes[i].ID].replica.(*simLink)
+		if l.Unavailable() == nil && c.s.chance(0.8) {
+			c.tell(l, func() error { return l.n.adopt(&v.topology) }, func(error) {})
+		}
+	}
+}
+
+// adopt is Replica.Adopt.
+func (n *simReplica) adopt(t *Topology) error {
+	if err := n.knows(t.Epoch); err != nil {
+		return err
+	}
+	if n.told == nil || n.told.Version < t.Version {
+		n.told = t
+	}
+	return nil
+}
+
+func (s *sim) sortKeys() {
+	s.byPosition = slices.Clone(s.keys)
+	slices.SortFunc(s.byPosition, func(j, k *simEntry) int { return j.position().Compare(k.position()) })
+}
+
+var errSimFence = fmt.Errorf("%w: too few nodes answered the scan", ErrReplicaUnavailable)
