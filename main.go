@@ -240,10 +240,9 @@ func serve(ctx context.Context, cfg *config.Config, dev bool, log hclog.Logger, 
 		MaxConnections: cfg.Server.MaxConnections,
 		Observe: func(c rpc.Call) {
 			measured.Request(c.Method, c.Code, c.Took)
-			requests.Log(logging.Request{
-				Tenant: c.Tenant, Key: c.Key, Operation: c.Operation, Code: c.Code.String(),
-				Fault: isFault(c.Code), Took: c.Took, Err: c.Err, ID: c.RequestID,
-			})
+			if requests.Due(isFault(c.Code), c.Took) {
+				logCall(requests, c)
+			}
 		},
 	})
 	if err != nil {
@@ -267,6 +266,13 @@ func serve(ctx context.Context, cfg *config.Config, dev bool, log hclog.Logger, 
 	grace, cancel := context.WithTimeout(context.Background(), cfg.Server.ShutdownTimeout)
 	defer cancel()
 	return errors.Join(err, server.Stop(grace))
+}
+
+func logCall(requests *logging.Requests, c rpc.Call) {
+	requests.Log(logging.Request{
+		Tenant: c.Tenant, Key: c.Key, Operation: c.Operation, Code: c.Code.String(),
+		Fault: isFault(c.Code), Took: c.Took, Err: c.Err, ID: c.RequestID,
+	})
 }
 
 // isFault tells failures of the service from those of the request.
