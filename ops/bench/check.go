@@ -23,6 +23,9 @@ var checks = []check{
 	{"check/half-peak", func(b *bench) time.Duration { return 3*warmUp + b.length + 2*b.length }, (*bench).halfPeak},
 	{"check/large-values", func(b *bench) time.Duration { return 4*warmUp + b.length + 3*b.length }, (*bench).largeValues},
 	{"check/idle-memory", func(*bench) time.Duration { return idleTime + 3*time.Second }, (*bench).idleMemory},
+	{"check/scaling", func(b *bench) time.Duration {
+		return 4*scalingTurns*(b.length/scalingTurns+tuneWarmUp) + 4*time.Second
+	}, (*bench).scaling},
 	{"check/paused-node", func(b *bench) time.Duration { return 3*warmUp + 3*b.length }, (*bench).pausedNode},
 }
 

@@ -29,6 +29,14 @@ func main() {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
+	if len(os.Args) == 4 && os.Args[1] == memoryCommand {
+		nodes, err := strconv.Atoi(os.Args[3])
+		if err == nil {
+			err = serveMemory(os.Args[2], nodes)
+		}
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop)
 	err := run(ctx, os.Args[1:])
