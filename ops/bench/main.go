@@ -21,18 +21,14 @@ import (
 )
 
 func main() {
-	if len(os.Args) == 3 && os.Args[1] == echoCommand {
-		size, err := strconv.Atoi(os.Args[2])
-		if err == nil {
-			err = serveEcho(size)
-		}
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	if len(os.Args) == 4 && os.Args[1] == memoryCommand {
-		nodes, err := strconv.Atoi(os.Args[3])
-		if err == nil {
-			err = serveMemory(os.Args[2], nodes)
+	if len(os.Args) == 3 && (os.Args[1] == echoCommand || os.Args[1] == memoryCommand) {
+		n, err := strconv.Atoi(os.Args[2])
+		switch {
+		case err != nil:
+		case os.Args[1] == echoCommand:
+			err = serveUntilKilled(newEcho(n))
+		default:
+			err = serveMemory(n)
 		}
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)

@@ -4,32 +4,30 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
-	"path/filepath"
 	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
 
-	"github.com/pairdb/coordinator/backends/badger"
-	"github.com/pairdb/coordinator/backends/sqlite"
 	"github.com/pairdb/coordinator/coord"
 	"github.com/pairdb/coordinator/ops/metrics"
 	"github.com/pairdb/coordinator/ring"
-	"github.com/pairdb/coordinator/rpc"
+	pb "github.com/pairdb/coordinator/rpc/coordinatorpb"
 )
 
-// memoryCommand makes this program a coordinator whose replicas are maps in its
-// own memory: what the coordinator itself costs, without the way to replicas.
+// memoryCommand makes this program a gRPC server with the engine behind it and
+// maps in its own memory for replicas: what a coordinator itself costs, without
+// the way to replicas.
 const memoryCommand = "serve-memory"
 
 // tenantName is the id of the i-th tenant of such a coordinator.
 func tenantName(i int) string { return "tenant-" + strconv.Itoa(i) }
 
 // manyTenants is metadata with a fixed topology in which every tenant exists.
+// What would change either is not there: nothing here calls it.
 type manyTenants struct {
-	*sqlite.Store
+	coord.Metadata
 	topology coord.Topology
 }
 
@@ -38,6 +36,10 @@ func (m *manyTenants) Topology(context.Context) (coord.Topology, error) { return
 func (m *manyTenants) Tenant(_ context.Context, id string) (coord.Tenant, error) {
 	return coord.Tenant{ID: id, ReplicationFactor: replicationFactor}, nil
 }
+
+// noClaims is there because an engine needs a store of claims: no request has
+// an idempotency key.
+type noClaims struct{ coord.Idempotency }
 
 // memoryReplica keeps versions in a map.
 type memoryReplica struct {
@@ -82,24 +84,36 @@ func (*memoryReplica) Scan(context.Context, coord.ScanRequest) (coord.ScanPage, 
 
 func (*memoryReplica) Close() error { return nil }
 
-// serveMemory serves with so many replicas, and files in dir, until it is
-// killed. It prints its address on a line.
-func serveMemory(dir string, nodes int) error {
-	debug.SetGCPercent(400) // as the coordinator's own program
-	ctx := context.Background()
-	store, err := sqlite.Open(ctx, sqlite.Options{Path: filepath.Join(dir, "metadata.db")})
+// memoryService answers reads and writes by an engine.
+type memoryService struct {
+	pb.UnimplementedCoordinatorServiceServer
+	engine *coord.Coordinator
+}
+
+func (m *memoryService) WriteKeyValue(ctx context.Context, req *pb.WriteKeyValueRequest) (*pb.WriteKeyValueResponse, error) {
+	_, err := m.engine.Write(ctx, coord.WriteRequest{Tenant: req.TenantId, Key: req.Key, Value: req.Value})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	claims, err := badger.OpenClaims(badger.ClaimsOptions{Dir: filepath.Join(dir, "claims")})
+	return &pb.WriteKeyValueResponse{
+		Success: true, Key: req.Key, IdempotencyKey: "0123456789abcdef0123456789abcdef",
+		VectorClock: echoClock, ReplicaCount: 2, Consistency: "quorum",
+	}, nil
+}
+
+func (m *memoryService) ReadKeyValue(ctx context.Context, req *pb.ReadKeyValueRequest) (*pb.ReadKeyValueResponse, error) {
+	found, err := m.engine.Read(ctx, coord.ReadRequest{Tenant: req.TenantId, Key: req.Key})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	identity, err := store.AcquireIdentity(ctx, "bench")
-	if err != nil {
-		return err
-	}
-	metadata := &manyTenants{Store: store, topology: coord.Topology{Epoch: 1}}
+	return &pb.ReadKeyValueResponse{
+		Success: true, Key: req.Key, Value: found.Value, VectorClock: echoClock, UpdatedAt: found.UpdatedAt.UnixMilli(),
+	}, nil
+}
+
+// newMemoryEngine makes an engine over so many replicas in memory.
+func newMemoryEngine(ctx context.Context, nodes int) (*coord.Coordinator, error) {
+	metadata := &manyTenants{topology: coord.Topology{Epoch: 1}}
 	for i := range nodes {
 		id := fmt.Sprintf("storage-%03d", i+1)
 		metadata.topology.Nodes = append(metadata.topology.Nodes, coord.StorageNode{
@@ -107,27 +121,24 @@ func serveMemory(dir string, nodes int) error {
 		})
 	}
 	measured := metrics.New("bench", "")
-	engine, err := coord.New(ctx, coord.Options{
-		Identity: identity, Metadata: metadata, Idempotency: claims, Events: measured.Events(),
+	return coord.New(ctx, coord.Options{
+		Identity: coord.Identity{Writer: coord.Writer{ID: "bench", Incarnation: 1}},
+		Metadata: metadata, Idempotency: noClaims{}, Events: measured.Events(),
 		Connect: func(n coord.StorageNode) (coord.Replica, error) {
 			return &memoryReplica{node: n, data: map[[2]string]coord.Version{}}, nil
 		},
 	})
+}
+
+// serveMemory serves with so many replicas until it is killed. It prints its
+// address on a line.
+func serveMemory(nodes int) error {
+	debug.SetGCPercent(400) // as the coordinator's own program
+	engine, err := newMemoryEngine(context.Background(), nodes)
 	if err != nil {
 		return err
 	}
-	server, err := rpc.NewServer(rpc.Options{
-		Engine: engine, Observe: func(c rpc.Call) { measured.Request(c.Method, c.Code, c.Took) },
-	})
-	if err != nil {
-		return err
-	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return fmt.Errorf("listen: %w", err)
-	}
-	fmt.Printf("grpc %s\n", listener.Addr())
-	return server.Serve(listener)
+	return serveUntilKilled(newServer(&memoryService{engine: engine}))
 }
 
 // spread is a transport whose keys belong to many tenants in turn.

@@ -83,7 +83,7 @@ func (l *launcher) launch(ctx context.Context, want layout) (s *system, err erro
 	case want.name == systemEcho:
 		s.server, err = start(ctx, dir, "echo", nil, addressLine, l.self, echoCommand, fmt.Sprint(len(l.load.value)))
 	case want.name == systemMemory:
-		s.server, err = start(ctx, dir, "coordinator", nil, addressLine, l.self, memoryCommand, dir, fmt.Sprint(want.nodes))
+		s.server, err = start(ctx, dir, "coordinator", nil, addressLine, l.self, memoryCommand, fmt.Sprint(want.nodes))
 	case want.nodes == 0:
 		s.tenant = "default"
 		s.server, err = start(ctx, dir, "coordinator", want.coordinatorEnv, bannerLine, want.binary,
