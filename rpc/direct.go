@@ -3,6 +3,7 @@ package rpc
 import (
 	"context"
 	"sync"
+	"time"
 
 	"github.com/pairdb/coordinator/rpc/codec"
 	"github.com/pairdb/coordinator/rpc/coordinatorpb"
@@ -14,8 +15,9 @@ import (
 type direct interface {
 	// request is the message to decode into.
 	request() codec.Message
-	// serve is the RPC's handler. Its answer is valid until reset.
-	serve(context.Context, *service) (codec.Message, error)
+	// serve is the RPC's handler, of a call that began at a time. Its answer is
+	// valid until reset.
+	serve(ctx context.Context, s *service, began time.Time) (codec.Message, error)
 	// reset drops what the messages hold.
 	reset()
 }
@@ -40,8 +42,8 @@ type directWrite struct {
 
 func (d *directWrite) request() codec.Message { return &d.req }
 
-func (d *directWrite) serve(ctx context.Context, s *service) (codec.Message, error) {
-	return &d.answer.WriteKeyValueResponse, s.write(ctx, &d.req, &d.answer)
+func (d *directWrite) serve(ctx context.Context, s *service, began time.Time) (codec.Message, error) {
+	return &d.answer.WriteKeyValueResponse, s.write(ctx, &d.req, &d.answer, began)
 }
 
 func (d *directWrite) reset() { *d = directWrite{} }
@@ -53,8 +55,8 @@ type directDelete struct {
 
 func (d *directDelete) request() codec.Message { return &d.req }
 
-func (d *directDelete) serve(ctx context.Context, s *service) (codec.Message, error) {
-	return &d.answer.DeleteKeyValueResponse, s.delete(ctx, &d.req, &d.answer)
+func (d *directDelete) serve(ctx context.Context, s *service, began time.Time) (codec.Message, error) {
+	return &d.answer.DeleteKeyValueResponse, s.delete(ctx, &d.req, &d.answer, began)
 }
 
 func (d *directDelete) reset() { *d = directDelete{} }
@@ -66,8 +68,8 @@ type directRead struct {
 
 func (d *directRead) request() codec.Message { return &d.req }
 
-func (d *directRead) serve(ctx context.Context, s *service) (codec.Message, error) {
-	return &d.answer.ReadKeyValueResponse, s.read(ctx, &d.req, &d.answer)
+func (d *directRead) serve(ctx context.Context, s *service, began time.Time) (codec.Message, error) {
+	return &d.answer.ReadKeyValueResponse, s.read(ctx, &d.req, &d.answer, began)
 }
 
 func (d *directRead) reset() { *d = directRead{} }
@@ -77,7 +79,7 @@ func (r *routed) serveDirect(ctx context.Context, s *service) (any, error) {
 	if err := r.readRequest(r.direct.request()); err != nil {
 		return nil, err
 	}
-	answer, err := r.direct.serve(ctx, s)
+	answer, err := r.direct.serve(ctx, s, r.began)
 	if err != nil {
 		return nil, err
 	}

@@ -135,6 +135,7 @@ type routed struct {
 	unread  error           // what gRPC has already told the client
 	read    func(any) error // its method, kept since making it allocates
 	direct  direct          // nil where the generated handler serves it
+	began   time.Time
 }
 
 func (r *routed) readRequest(in any) error {
@@ -163,9 +164,8 @@ func (s *Server) route(method string, handle grpc.MethodHandler) grpc.MethodHand
 	}
 	pool := routedPool(method)
 	return func(srv any, ctx context.Context, decode func(any) error, interceptor grpc.UnaryServerInterceptor) (any, error) {
-		started := time.Now()
 		r := pool.Get().(*routed)
-		r.decode = decode
+		r.began, r.decode = time.Now(), decode
 		response, err := s.serve(srv, ctx, timeout, handle, interceptor, r)
 		call := Call{Method: method, Operation: operation, Err: err, ctx: ctx}
 		switch {
@@ -191,7 +191,7 @@ func (s *Server) route(method string, handle grpc.MethodHandler) grpc.MethodHand
 			if of, ok := r.request.Message.(interface{ GetKey() string }); ok {
 				call.Key = of.GetKey()
 			}
-			call.Took = time.Since(started)
+			call.Took = time.Since(r.began)
 			s.opts.Observe(call)
 		}
 		r.request, r.decode, r.unread = codec.Tolerant{}, nil, nil

@@ -33,20 +33,20 @@ const detachAbove = 512
 
 func (s *service) WriteKeyValue(ctx context.Context, req *coordinatorpb.WriteKeyValueRequest) (*coordinatorpb.WriteKeyValueResponse, error) {
 	a := new(writeAnswer)
-	return &a.WriteKeyValueResponse, s.write(ctx, req, a)
+	return &a.WriteKeyValueResponse, s.write(ctx, req, a, time.Now())
 }
 
 func (s *service) DeleteKeyValue(ctx context.Context, req *coordinatorpb.DeleteKeyValueRequest) (*coordinatorpb.DeleteKeyValueResponse, error) {
 	a := new(deleteAnswer)
-	return &a.DeleteKeyValueResponse, s.delete(ctx, req, a)
+	return &a.DeleteKeyValueResponse, s.delete(ctx, req, a, time.Now())
 }
 
 func (s *service) ReadKeyValue(ctx context.Context, req *coordinatorpb.ReadKeyValueRequest) (*coordinatorpb.ReadKeyValueResponse, error) {
 	a := new(readAnswer)
-	return &a.ReadKeyValueResponse, s.read(ctx, req, a)
+	return &a.ReadKeyValueResponse, s.read(ctx, req, a, time.Now())
 }
 
-func (s *service) write(ctx context.Context, req *coordinatorpb.WriteKeyValueRequest, a *writeAnswer) error {
+func (s *service) write(ctx context.Context, req *coordinatorpb.WriteKeyValueRequest, a *writeAnswer, began time.Time) error {
 	level, err := s.checkMutation(req.TenantId, req.Key, req.Consistency, req.IdempotencyKey)
 	if err != nil {
 		return err
@@ -61,7 +61,7 @@ func (s *service) write(ctx context.Context, req *coordinatorpb.WriteKeyValueReq
 	}
 	result, err := s.engine.Write(ctx, coord.WriteRequest{
 		Tenant: req.TenantId, Key: req.Key, Value: req.Value, Level: level, IdempotencyKey: req.IdempotencyKey,
-		Deadline: time.Now().Add(s.writeTimeout),
+		Deadline: began.Add(s.writeTimeout),
 	})
 	if err == nil {
 		a.fill(req.Key, req.IdempotencyKey, &result)
@@ -69,14 +69,14 @@ func (s *service) write(ctx context.Context, req *coordinatorpb.WriteKeyValueReq
 	return err
 }
 
-func (s *service) delete(ctx context.Context, req *coordinatorpb.DeleteKeyValueRequest, a *deleteAnswer) error {
+func (s *service) delete(ctx context.Context, req *coordinatorpb.DeleteKeyValueRequest, a *deleteAnswer, began time.Time) error {
 	level, err := s.checkMutation(req.TenantId, req.Key, req.Consistency, req.IdempotencyKey)
 	if err != nil {
 		return err
 	}
 	result, err := s.engine.Write(ctx, coord.WriteRequest{
 		Tenant: req.TenantId, Key: req.Key, Delete: true, Level: level, IdempotencyKey: req.IdempotencyKey,
-		Deadline: time.Now().Add(s.writeTimeout),
+		Deadline: began.Add(s.writeTimeout),
 	})
 	if err == nil {
 		a.fill(req.Key, req.IdempotencyKey, &result)
@@ -84,13 +84,13 @@ func (s *service) delete(ctx context.Context, req *coordinatorpb.DeleteKeyValueR
 	return err
 }
 
-func (s *service) read(ctx context.Context, req *coordinatorpb.ReadKeyValueRequest, a *readAnswer) error {
+func (s *service) read(ctx context.Context, req *coordinatorpb.ReadKeyValueRequest, a *readAnswer, began time.Time) error {
 	level, err := s.checkAddress(req.TenantId, req.Key, req.Consistency)
 	if err != nil {
 		return err
 	}
 	result, err := s.engine.Read(ctx, coord.ReadRequest{
-		Tenant: req.TenantId, Key: req.Key, Level: level, Deadline: time.Now().Add(s.readTimeout),
+		Tenant: req.TenantId, Key: req.Key, Level: level, Deadline: began.Add(s.readTimeout),
 	})
 	if err == nil {
 		a.fill(req.Key, &result)
