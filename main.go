@@ -18,6 +18,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/KimMachineGun/automemlimit/memlimit"
 	"github.com/hashicorp/go-hclog"
 	"google.golang.org/grpc/codes"
 
@@ -95,9 +96,26 @@ func isTerminal(f *os.File) bool {
 // GOGC overrides it.
 const gcPercent = 400
 
-func tuneRuntime() {
+// memoryShare of the memory that the process may use (of its cgroup, or of the
+// machine) is where collecting becomes more important than processor time. A
+// heap that may be five times what is live would else be ended by the kernel
+// where a fifth of it is not much. The rest is for what Go does not count:
+// mapped files, SQLite's cache, the kernel's buffers. A limit instead of
+// gcPercent gained no more, for all of the memory. GOMEMLIMIT overrides it.
+const memoryShare = 0.7
+
+func tuneCoordinator(log hclog.Logger) {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
+	}
+	limitMemory(log)
+}
+
+func limitMemory(log hclog.Logger) {
+	_, err := memlimit.Set(memlimit.WithRatio(memoryShare),
+		memlimit.WithProvider(memlimit.ApplyFallback(memlimit.FromCgroup, memlimit.FromSystem)))
+	if err != nil {
+		log.Warn("cannot tell how much memory there is; none is the limit (set GOMEMLIMIT)", "error", err)
 	}
 }
 
@@ -122,11 +140,11 @@ func runCoordinator(ctx context.Context, args []string, stdout, stderr io.Writer
 	if err != nil {
 		return err
 	}
-	tuneRuntime()
 	log, err := logging.New(logging.Options{Level: cfg.Logging.Level, Format: cfg.Logging.Format, Output: stderr})
 	if err != nil {
 		return err
 	}
+	tuneCoordinator(log)
 	if source.Dev && cfg.DataDir == "" {
 		dir, err := os.MkdirTemp("", "coordinator-dev-")
 		if err != nil {
@@ -246,10 +264,9 @@ func serve(ctx context.Context, cfg *config.Config, dev bool, log hclog.Logger, 
 		MaxConnections: cfg.Server.MaxConnections,
 		Observe: func(c rpc.Call) {
 			measured.Request(c.Method, c.Code, c.Took)
-			requests.Log(logging.Request{
-				Tenant: c.Tenant, Key: c.Key, Operation: c.Operation, Code: c.Code.String(),
-				Fault: isFault(c.Code), Took: c.Took, Err: c.Err, ID: c.RequestID,
-			})
+			if requests.Due(isFault(c.Code), c.Took) {
+				logCall(requests, c)
+			}
 		},
 	})
 	if err != nil {
@@ -273,6 +290,13 @@ func serve(ctx context.Context, cfg *config.Config, dev bool, log hclog.Logger, 
 	grace, cancel := context.WithTimeout(context.Background(), cfg.Server.ShutdownTimeout)
 	defer cancel()
 	return errors.Join(err, server.Stop(grace))
+}
+
+func logCall(requests *logging.Requests, c rpc.Call) {
+	requests.Log(logging.Request{
+		Tenant: c.Tenant, Key: c.Key, Operation: c.Operation, Code: c.Code.String(),
+		Fault: isFault(c.Code), Took: c.Took, Err: c.Err, ID: c.RequestID,
+	})
 }
 
 // isFault tells failures of the service from those of the request.
@@ -516,6 +540,7 @@ func runStorage(ctx context.Context, args []string, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
+	limitMemory(log)
 	return serveStorage(ctx, node, log, stderr)
 }
 

@@ -190,8 +190,11 @@ func (o *operation) carryOut() {
 	fx := o.fx
 	o.fx.reset()
 	var calls [2 * maxTargets]*outCall
-	for i, s := range fx.sends[:fx.n] {
-		calls[i] = o.prepare(s)
+	if fx.n > 0 {
+		now := o.c.now()
+		for i, s := range fx.sends[:fx.n] {
+			calls[i] = o.prepare(s, now)
+		}
 	}
 	o.refs += fx.n
 	if fx.store != noStep {
@@ -235,8 +238,8 @@ func (o *operation) release() {
 	}
 }
 
-// prepare books a call.
-func (o *operation) prepare(s send) *outCall {
+// prepare books a call that is sent now.
+func (o *operation) prepare(s send, now instant) *outCall {
 	out := &o.calls[o.used]
 	o.used++
 	sub := o.subject()
@@ -257,7 +260,7 @@ func (o *operation) prepare(s send) *outCall {
 		}
 	}
 	out.phase, out.target, out.hedge = s.phase, s.target, s.hedge
-	out.sentAt = o.c.now()
+	out.sentAt = now
 	out.peer.sending(out.sentAt)
 	if f := o.c.events.Hedge; s.hedge && f != nil {
 		f(out.peer.node.ID)

@@ -14,18 +14,23 @@ import (
 // handoff gathers hints, stores them in groups, and replays them to nodes that
 // answer again, no faster than those can take it.
 //
-// A hint waits in memory until the group before it is stored. What is in
-// memory is bounded; beyond that a hint is given up and its range owed, which
+// Hints wait in memory to be stored together, for storeEvery and longer where
+// the store is slow (restAfter): while a busy node is down, storing each at once
+// would cost more than the writes themselves. Newer versions meanwhile take the
+// places of older ones. What is in memory is bounded; as the bounds come near it
+// is stored sooner, and beyond them a hint is given up and its range owed, which
 // comparing replicas pays later. No write waits for any of it.
 type handoff struct {
 	c     *Coordinator
 	store Hints
-	wake  chan struct{} // capacity 1: pending is not empty
+	wake  chan struct{} // capacity 1: there is something to store, or much of it
 
 	mu      sync.Mutex
 	pending map[hintKey]Hint
-	bytes   int64
-	storing []Hint                                      // a group between pending and debts
+	taken   map[hintKey]Hint                            // what was pending when a flush began
+	bytes   int64                                       // of both
+	waits   map[string]*Debt                            // both, by node
+	storing []Hint                                      // a group between taken and debts
 	owed    map[string]*[1 << OwedRangeBits / 64]uint64 // by node; not yet stored
 	debts   []Debt                                      // stored ones, as they were last seen
 
@@ -40,9 +45,20 @@ const (
 	// maxPendingHints and maxPendingHintBytes bound the hints in memory.
 	maxPendingHints     = 50_000
 	maxPendingHintBytes = 64 << 20
+	// From these on what waits is stored at once.
+	manyPendingHints     = maxPendingHints / 2
+	manyPendingHintBytes = maxPendingHintBytes / 2
 	// hintGroup and hintGroupBytes bound one write to the store.
-	hintGroup      = 1000
+	hintGroup      = 4000
 	hintGroupBytes = 16 << 20
+	// expireGroup bounds how many hints are removed at a time.
+	expireGroup = 1000
+
+	// storeEvery and storeLatest bound how long hints wait to be stored. The
+	// time between is storeRest times as long as storing took.
+	storeEvery  = time.Second
+	storeLatest = 5 * time.Second
+	storeRest   = 9
 
 	hintStoreTimeout = 5 * time.Second
 	hintRetryMin     = 100 * time.Millisecond
@@ -63,18 +79,43 @@ const DefaultHintLifetime = 24 * time.Hour
 
 func newHandoff(c *Coordinator, store Hints) *handoff {
 	return &handoff{c: c, store: store, wake: make(chan struct{}, 1),
-		pending: map[hintKey]Hint{}, owed: map[string]*[1 << OwedRangeBits / 64]uint64{}}
+		pending: map[hintKey]Hint{}, waits: map[string]*Debt{}, owed: map[string]*[1 << OwedRangeBits / 64]uint64{}}
 }
 
 // add takes a hint in. It never blocks for longer than a map takes.
 func (h *handoff) add(hint Hint) {
 	h.mu.Lock()
+	first := !h.waiting()
 	h.admit(hint)
+	wake := first || h.crowded()
 	h.mu.Unlock()
-	select {
-	case h.wake <- struct{}{}:
-	default:
+	if wake {
+		select {
+		case h.wake <- struct{}{}:
+		default:
+		}
 	}
+}
+
+// waiting tells whether there is anything to store; mu is held.
+func (h *handoff) waiting() bool { return len(h.pending) > 0 || len(h.owed) > 0 }
+
+// crowded tells whether so much waits that it is to be stored now; mu is held.
+func (h *handoff) crowded() bool {
+	return len(h.pending)+len(h.taken) >= manyPendingHints || h.bytes >= manyPendingHintBytes
+}
+
+// state is waiting and crowded.
+func (h *handoff) state() (waiting, crowded bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.waiting(), h.crowded()
+}
+
+// restAfter is how long the store is left alone after what was stored has kept
+// it busy for so long.
+func restAfter(took time.Duration) time.Duration {
+	return min(max(storeRest*took, storeEvery), storeLatest)
 }
 
 // admit keeps the newest hint for its node and key; mu is held.
@@ -85,16 +126,39 @@ func (h *handoff) admit(hint Hint) {
 		return
 	}
 	if replaces {
-		h.bytes -= old.Size()
-	}
-	if !replaces && len(h.pending) >= maxPendingHints || h.bytes+hint.Size() > maxPendingHintBytes {
 		delete(h.pending, k)
+		h.discount(&old)
+	}
+	if len(h.pending)+len(h.taken) >= maxPendingHints || h.bytes+hint.Size() > maxPendingHintBytes {
 		h.owe(hint.Node, OwedRange(hint.Token))
 		h.lost.Add(1)
 		return
 	}
 	h.pending[k] = hint
 	h.bytes += hint.Size()
+	if h.waits[hint.Node] == nil {
+		h.waits[hint.Node] = &Debt{Node: hint.Node}
+	}
+	h.waits[hint.Node].count(&hint)
+}
+
+// discount notes that a hint is not pending any more; mu is held.
+func (h *handoff) discount(hint *Hint) {
+	h.bytes -= hint.Size()
+	d := h.waits[hint.Node]
+	d.Hints--
+	d.Bytes -= hint.Size()
+	if d.Hints == 0 { // until then Oldest may be that of one that is gone
+		delete(h.waits, hint.Node)
+	}
+}
+
+func (d *Debt) count(hint *Hint) {
+	d.Hints++
+	d.Bytes += hint.Size()
+	if d.Oldest.IsZero() || hint.Since.Before(d.Oldest) {
+		d.Oldest = hint.Since
+	}
 }
 
 func (h *handoff) owe(node string, r uint16) {
@@ -108,8 +172,9 @@ func (h *handoff) owe(node string, r uint16) {
 func (h *handoff) run(ctx context.Context) {
 	tick := time.NewTicker(h.c.options.ReplayInterval)
 	defer tick.Stop()
-	var retry <-chan time.Time
-	pause := hintRetryMin
+	var due <-chan time.Time // set while a flush is to come
+	resting := time.Now()    // until then, unless much waits
+	failing, pause := false, hintRetryMin
 	for {
 		select {
 		case <-ctx.Done():
@@ -123,17 +188,29 @@ func (h *handoff) run(ctx context.Context) {
 			h.look(ctx)
 			continue
 		case <-h.wake:
-			if retry != nil {
-				continue // the store was asked to be left alone for a moment
+			_, crowded := h.state()
+			if !crowded || failing { // a store that failed is left alone for a moment
+				if due == nil {
+					due = time.After(time.Until(resting))
+				}
+				continue
 			}
-		case <-retry:
+		case <-due:
 		}
-		if err := h.flush(ctx); err != nil && ctx.Err() == nil {
+		due = nil
+		began := time.Now()
+		err := h.flush(ctx)
+		failing = err != nil && ctx.Err() == nil
+		if failing {
 			h.report("store hints", err)
-			retry = time.After(pause)
+			due = time.After(pause)
 			pause = min(2*pause, hintRetryMax)
-		} else {
-			retry, pause = nil, hintRetryMin
+			continue
+		}
+		pause = hintRetryMin
+		resting = time.Now().Add(restAfter(time.Since(began)))
+		if waiting, _ := h.state(); waiting {
+			due = time.After(time.Until(resting))
 		}
 	}
 }
@@ -145,19 +222,19 @@ func (h *handoff) report(what string, err error) {
 }
 
 // flush stores the pending hints and owed ranges, in groups. Hints that are
-// added meanwhile may be left for the next flush: while a busy node is down
-// they never end, and other nodes' replays would wait.
+// added meanwhile are left for the next flush: while a busy node is down they
+// never end, and other nodes' replays would wait.
 func (h *handoff) flush(ctx context.Context) error {
 	h.mu.Lock()
-	left := len(h.pending)
+	h.taken, h.pending = h.pending, map[hintKey]Hint{}
 	h.mu.Unlock()
-	for left > 0 {
+	for {
 		group := h.takeGroup()
 		if len(group) == 0 {
 			break
 		}
-		left -= len(group)
 		if err := h.storeGroup(ctx, group); err != nil {
+			h.restore()
 			return err
 		}
 	}
@@ -177,6 +254,18 @@ func (h *handoff) storeGroup(ctx context.Context, group []Hint) error {
 		return err
 	}
 	return h.refresh(ctx)
+}
+
+// restore makes pending again what was taken and is not stored.
+func (h *handoff) restore() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	taken := h.taken
+	h.taken = nil
+	for _, hint := range taken {
+		h.discount(&hint)
+		h.admit(hint)
+	}
 }
 
 // refresh reads what nodes are owed. The hints that were being stored are
@@ -200,14 +289,14 @@ func (h *handoff) takeGroup() []Hint {
 	defer h.mu.Unlock()
 	var group []Hint
 	size := int64(0)
-	for k, hint := range h.pending {
+	for k, hint := range h.taken {
 		if len(group) == hintGroup || len(group) > 0 && size+hint.Size() > hintGroupBytes {
 			break
 		}
 		group = append(group, hint)
 		size += hint.Size()
-		delete(h.pending, k)
-		h.bytes -= hint.Size()
+		delete(h.taken, k)
+		h.discount(&hint)
 	}
 	h.storing = group
 	return group
@@ -253,7 +342,7 @@ func (h *handoff) flushOwed(ctx context.Context) error {
 func (h *handoff) look(ctx context.Context) {
 	bounded, cancel := context.WithTimeout(ctx, hintStoreTimeout)
 	defer cancel()
-	if _, err := h.store.ExpireHints(bounded, h.c.options.Wall().Add(-h.c.options.HintLifetime), hintGroup); err != nil {
+	if _, err := h.store.ExpireHints(bounded, h.c.options.Wall().Add(-h.c.options.HintLifetime), expireGroup); err != nil {
 		if ctx.Err() == nil {
 			h.report("expire hints", err)
 		}
@@ -407,21 +496,21 @@ func (h *handoff) ledger() map[string]Debt {
 	for _, d := range h.debts {
 		ledger[d.Node] = d
 	}
-	count := func(hint *Hint) {
-		d := ledger[hint.Node]
-		d.Node = hint.Node
-		d.Hints++
-		d.Bytes += hint.Size()
-		if d.Oldest.IsZero() || hint.Since.Before(d.Oldest) {
-			d.Oldest = hint.Since
+	for node, pending := range h.waits {
+		d := ledger[node]
+		d.Node = node
+		d.Hints += pending.Hints
+		d.Bytes += pending.Bytes
+		if d.Oldest.IsZero() || pending.Oldest.Before(d.Oldest) {
+			d.Oldest = pending.Oldest
 		}
-		ledger[hint.Node] = d
-	}
-	for _, hint := range h.pending {
-		count(&hint)
+		ledger[node] = d
 	}
 	for i := range h.storing {
-		count(&h.storing[i])
+		d := ledger[h.storing[i].Node]
+		d.Node = h.storing[i].Node
+		d.count(&h.storing[i])
+		ledger[d.Node] = d
 	}
 	for node, ranges := range h.owed {
 		unstored := 0

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/pairdb/coordinator/ring"
@@ -13,9 +15,11 @@ import (
 
 // groupStore keeps what a handoff stores, in the groups that it comes in.
 type groupStore struct {
+	mu     sync.Mutex // guards groups
 	groups [][]Hint
 	owed   map[string][]uint16
 	err    error  // what every call fails with
+	unread error  // what Debts fails with
 	during func() // called while a group is being stored
 }
 
@@ -24,9 +28,21 @@ func (s *groupStore) PutHints(_ context.Context, _ string, hints []Hint) error {
 		s.during()
 	}
 	if s.err == nil {
+		s.mu.Lock()
 		s.groups = append(s.groups, hints)
+		s.mu.Unlock()
 	}
 	return s.err
+}
+
+// stored is how many groups, and hints in them, it has been given.
+func (s *groupStore) stored() (groups, hints int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, group := range s.groups {
+		hints += len(group)
+	}
+	return len(s.groups), hints
 }
 
 func (s *groupStore) Owe(_ context.Context, node string, ranges []uint16) error {
@@ -51,7 +67,7 @@ func (s *groupStore) Debts(context.Context) ([]Debt, error) {
 	for _, d := range debts {
 		list = append(list, d)
 	}
-	return list, s.err
+	return list, errors.Join(s.err, s.unread)
 }
 
 func (s *groupStore) Hints(context.Context, string, string, time.Time, *Position, int, int64) ([]Hint, error) {
@@ -85,11 +101,22 @@ func testHint(node, key string, timestamp int64, value []byte) Hint {
 func (h *handoff) checkBytes(t *testing.T) {
 	t.Helper()
 	var bytes int64
-	for _, hint := range h.pending {
-		bytes += hint.Size()
+	for _, hints := range []map[hintKey]Hint{h.pending, h.taken} {
+		for _, hint := range hints {
+			bytes += hint.Size()
+		}
 	}
-	if bytes != h.bytes || bytes > maxPendingHintBytes || len(h.pending) > maxPendingHints {
-		t.Errorf("%d hints of %d bytes are pending, and %d bytes are counted", len(h.pending), bytes, h.bytes)
+	pending := len(h.pending) + len(h.taken)
+	var waits Debt
+	for _, d := range h.waits {
+		waits.Hints += d.Hints
+		waits.Bytes += d.Bytes
+	}
+	if waits.Hints != int64(pending) || waits.Bytes != bytes {
+		t.Errorf("%d hints of %d bytes are pending, by node %d of %d", pending, bytes, waits.Hints, waits.Bytes)
+	}
+	if bytes != h.bytes || bytes > maxPendingHintBytes || pending > maxPendingHints {
+		t.Errorf("%d hints of %d bytes are pending, and %d bytes are counted", pending, bytes, h.bytes)
 	}
 }
 
@@ -126,7 +153,7 @@ func TestPendingHintsAreBoundedInNumber(t *testing.T) {
 			}
 		}
 	}
-	if stored != maxPendingHints || len(store.groups) != maxPendingHints/hintGroup || len(store.owed["n1"]) != len(lost) {
+	if stored != maxPendingHints || len(store.groups) != (maxPendingHints+hintGroup-1)/hintGroup || len(store.owed["n1"]) != len(lost) {
 		t.Errorf("%d hints in %d groups and %d owed ranges were stored", stored, len(store.groups), len(store.owed["n1"]))
 	}
 	for _, r := range store.owed["n1"] {
@@ -200,6 +227,36 @@ func TestHintsThatWereNotStored(t *testing.T) {
 	}
 }
 
+// A flush that ends halfway leaves the rest to the next one.
+func TestFlushIsTakenUpAgain(t *testing.T) {
+	h, store := newTestHandoff()
+	const hints = 2*hintGroup + 1
+	for i := range hints {
+		h.add(testHint("n1", fmt.Sprint(i), 1, nil))
+	}
+	store.unread = errors.New("planted")
+	if err := h.flush(t.Context()); !errors.Is(err, store.unread) {
+		t.Errorf("flush: %v", err)
+	}
+	h.checkBytes(t)
+	if n := len(h.pending); n != hints-hintGroup {
+		t.Errorf("%d hints are pending after one group was stored, want %d", n, hints-hintGroup)
+	}
+	store.unread = nil
+	if err := h.flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	stored := map[string]bool{}
+	for _, group := range store.groups {
+		for i := range group {
+			stored[group[i].Key] = true
+		}
+	}
+	if len(stored) != hints || h.ledger()["n1"].Hints != hints {
+		t.Errorf("%d of %d hints are stored, and the ledger says %+v", len(stored), hints, h.ledger()["n1"])
+	}
+}
+
 // A flush ends although hints never do, and the ledger never loses sight of one.
 func TestFlushEndsWhileHintsKeepComing(t *testing.T) {
 	h, store := newTestHandoff()
@@ -225,5 +282,93 @@ func TestFlushEndsWhileHintsKeepComing(t *testing.T) {
 		if d := h.ledger()["n1"]; d.Hints != int64(n) {
 			t.Errorf("of %d hints the ledger counts %d", n, d.Hints)
 		}
+	}
+}
+
+// While a node is down, hints come with every write. They are stored in few
+// large groups, the fewer the slower the store is, and yet soon.
+func TestHintsAreStoredTogether(t *testing.T) {
+	const writing = 20 * time.Second
+	for name, test := range map[string]struct {
+		slow   time.Duration // how long the store takes for a group
+		groups int           // at most
+	}{
+		"quick store":     {time.Millisecond, int(writing/storeEvery) + 2},
+		"slow store":      {200 * time.Millisecond, int(writing/(storeRest*200*time.Millisecond)) + 2},
+		"very slow store": {2 * time.Second, int(writing/storeLatest) + 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h, store := newTestHandoff()
+				h.c.options.ReplayInterval, h.c.options.Wall = time.Hour, time.Now
+				ctx, cancel := context.WithCancel(t.Context())
+				ended := make(chan struct{})
+				go func() {
+					defer close(ended)
+					h.run(ctx)
+				}()
+				var latest time.Duration
+				store.during = func() {
+					time.Sleep(test.slow)
+					for _, hint := range h.storing {
+						latest = max(latest, time.Since(hint.Since))
+					}
+				}
+				timestamp := int64(0)
+				for began := time.Now(); time.Since(began) < writing; time.Sleep(time.Millisecond) {
+					timestamp++
+					hint := testHint("n1", fmt.Sprint(timestamp), timestamp, []byte("value"))
+					hint.Since = time.Now()
+					h.add(hint)
+				}
+				groups, _ := store.stored()
+				if groups > test.groups || groups < 3 {
+					t.Errorf("%d groups were stored in %v, want at most %d", groups, writing, test.groups)
+				}
+				time.Sleep(storeLatest + 6*test.slow)
+				if _, stored := store.stored(); stored != int(timestamp) {
+					t.Errorf("%d of %d hints are stored", stored, timestamp)
+				}
+				cancel()
+				<-ended
+				// Three groups may be on their way when the last of them came.
+				if most := storeLatest + 6*test.slow; latest > most {
+					t.Errorf("a hint waited for %v, want at most %v", latest, most)
+				}
+			})
+		})
+	}
+}
+
+// As the bounds of memory come near, hints are stored without a pause.
+func TestManyHintsAreStoredAtOnce(t *testing.T) {
+	for name, few := range map[string]int{"in number": 0, "in bytes": 40} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h, store := newTestHandoff()
+				h.c.options.ReplayInterval, h.c.options.Wall = time.Hour, time.Now
+				ctx, cancel := context.WithCancel(t.Context())
+				ended := make(chan struct{})
+				go func() {
+					defer close(ended)
+					h.run(ctx)
+				}()
+				h.add(testHint("n1", "the first", 1, nil))
+				synctest.Wait() // it is stored, and the next ones wait for storeEvery
+				hints, value := manyPendingHints, []byte(nil)
+				if few > 0 {
+					hints, value = few, make([]byte, manyPendingHintBytes/few)
+				}
+				for i := range hints {
+					h.add(testHint("n1", fmt.Sprint(i), 1, value))
+				}
+				synctest.Wait()
+				if _, stored := store.stored(); stored != hints+1 {
+					t.Errorf("%d of %d hints were stored at once", stored, hints+1)
+				}
+				cancel()
+				<-ended
+			})
+		})
 	}
 }

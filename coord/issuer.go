@@ -28,11 +28,13 @@ type issuer struct {
 	shards [issuerShards]issuerShard
 }
 
-// A shard remembers the last issuerShardKeys to twice as many keys written.
-// What it forgets may repeat a counter, which is harmless: a version's identity
-// is its timestamp and writer. The greatest timestamp of what it forgets stays
-// behind (forgotten), since a timestamp far ahead is made without the process
-// clock and must exceed those that were issued for the key while that was ahead.
+// A shard remembers the last issuerShardKeys to twice as many keys written, by
+// their tokens, which are at hand and quick to look up. Of two keys with one
+// token it remembers the one written last. What it forgets may repeat a
+// counter, which is harmless: a version's identity is its timestamp and writer.
+// The greatest timestamp of what it forgets stays behind (forgotten), since a
+// timestamp far ahead is made without the process clock and must exceed those
+// that were issued for the key while that was ahead.
 const (
 	issuerShards    = 64
 	issuerShardKeys = 256
@@ -40,17 +42,18 @@ const (
 
 type issuerShard struct {
 	mu        sync.Mutex
-	recent    map[issuedKey]issued
-	older     map[issuedKey]issued
-	forgotten int64 // greatest timestamp issued for any forgotten key
+	recent    map[ring.Token]*issued
+	older     map[ring.Token]*issued
+	unused    []*issued // what was forgotten, to be used again
+	forgotten int64     // greatest timestamp issued for any forgotten key
 	_         [64]byte
 }
 
-type issuedKey struct{ tenant, key string }
-
+// issued is what is remembered of a key.
 type issued struct {
-	counter int64 // greatest issued for the key
-	last    int64 // greatest timestamp issued for it
+	tenant, key string
+	counter     int64 // greatest issued for the key
+	last        int64 // greatest timestamp issued for it
 }
 
 // issue makes the head of a new version of a key that descends from the
@@ -59,8 +62,7 @@ func (s *issuer) issue(token ring.Token, tenant, key string, seen int64, clock C
 	shard := &s.shards[token%issuerShards]
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
-	k := issuedKey{tenant, key}
-	mine, known := shard.lookup(k)
+	mine := shard.find(token, tenant, key)
 
 	var timestamp int64
 	wall := s.wall().UnixNano()
@@ -72,7 +74,7 @@ func (s *issuer) issue(token ring.Token, tenant, key string, seen int64, clock C
 		floor = seen
 	}
 	if floor-wall > int64(s.maxOffset) && mutant != mutantProcessClock {
-		if !known {
+		if mine.last == 0 { // nothing is known of it
 			floor = max(floor, shard.forgotten)
 		}
 		timestamp = floor + 1
@@ -81,7 +83,6 @@ func (s *issuer) issue(token ring.Token, tenant, key string, seen int64, clock C
 	}
 	mine.last = timestamp
 	mine.counter = max(mine.counter, clock.Counter(s.writer.ID)) + 1
-	shard.remember(k, mine)
 	return Head{
 		Timestamp: timestamp,
 		Writer:    s.writer,
@@ -119,33 +120,56 @@ func (s *issuer) reincarnate(w Writer) {
 	s.writer = w
 	s.last.Store(0)
 	for i := range s.shards {
-		s.shards[i].recent, s.shards[i].older, s.shards[i].forgotten = nil, nil, 0
+		s.shards[i].recent, s.shards[i].older, s.shards[i].unused, s.shards[i].forgotten = nil, nil, nil, 0
 	}
 	for i := range s.shards {
 		s.shards[i].mu.Unlock()
 	}
 }
 
-func (s *issuerShard) lookup(k issuedKey) (issued, bool) {
-	if v, ok := s.recent[k]; ok {
-		return v, true
+// find returns what is remembered of a key, for the caller to bring up to date.
+// A key of which nothing is known is remembered from now on; mu is held.
+func (s *issuerShard) find(token ring.Token, tenant, key string) *issued {
+	e := s.recent[token]
+	if e == nil {
+		if len(s.recent) >= issuerShardKeys {
+			s.age()
+		}
+		if s.recent == nil {
+			s.recent = make(map[ring.Token]*issued)
+		}
+		if e = s.older[token]; e == nil {
+			e = s.fresh()
+			e.tenant, e.key = tenant, key
+		}
+		s.recent[token] = e
 	}
-	v, ok := s.older[k]
-	return v, ok
+	if e.key != key || e.tenant != tenant {
+		s.forgotten = max(s.forgotten, e.last)
+		*e = issued{tenant: tenant, key: key}
+	}
+	return e
 }
 
-func (s *issuerShard) remember(k issuedKey, v issued) {
-	if _, ok := s.recent[k]; !ok && len(s.recent) >= issuerShardKeys {
-		for old, e := range s.older {
-			if _, kept := s.recent[old]; !kept {
-				s.forgotten = max(s.forgotten, e.last)
-			}
+// age forgets what was not written since the last time.
+func (s *issuerShard) age() {
+	for token, e := range s.older {
+		if s.recent[token] == nil {
+			s.forgotten = max(s.forgotten, e.last)
+			*e = issued{}
+			s.unused = append(s.unused, e)
 		}
-		s.older, s.recent = s.recent, s.older
-		clear(s.recent)
 	}
-	if s.recent == nil {
-		s.recent = make(map[issuedKey]issued)
+	s.older, s.recent = s.recent, s.older
+	clear(s.recent)
+}
+
+func (s *issuerShard) fresh() *issued {
+	n := len(s.unused) - 1
+	if n < 0 {
+		return new(issued)
 	}
-	s.recent[k] = v
+	e := s.unused[n]
+	s.unused = s.unused[:n]
+	return e
 }

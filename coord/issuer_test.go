@@ -59,23 +59,80 @@ func TestIssuerExceedsWhatItSaw(t *testing.T) {
 }
 
 // A timestamp far ahead raises its own key's next one and nothing else, and
-// stays unique for as many keys as there may be.
+// stays unique for as many keys as there may be, of one token or of many.
 func TestIssuerFarAhead(t *testing.T) {
+	for name, token := range map[string]func(i int) ring.Token{
+		"one token":   func(int) ring.Token { return 0 },
+		"their own":   func(i int) ring.Token { return ring.Token(i * issuerShards) },
+		"two a token": func(i int) ring.Token { return ring.Token(i / 2 * issuerShards) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			wall := time.Unix(1_700_000_000, 0)
+			s := newTestIssuer(func() time.Time { return wall })
+			far := wall.Add(24 * time.Hour).UnixNano()
+			issued := map[string]int64{}
+			for range 3 {
+				for i := range 4 * issuerShardKeys { // more than a shard remembers
+					key := fmt.Sprint(i)
+					h := s.issue(token(i), "t", key, far, nil, false)
+					if h.Timestamp <= issued[key] || h.Timestamp > far+int64(justAbove) {
+						t.Fatalf("key %s got %d after %d, far ahead is %d", key, h.Timestamp, issued[key], far)
+					}
+					issued[key] = h.Timestamp
+				}
+			}
+			if h := s.issue(0, "t", "other", 0, nil, false); h.Timestamp != wall.UnixNano() {
+				t.Errorf("another key's timestamp is %v off the wall clock", h.UpdatedAt().Sub(wall))
+			}
+		})
+	}
+}
+
+// Keys are told apart though they share a token, and what is remembered is
+// bounded.
+func TestIssuerRemembers(t *testing.T) {
 	wall := time.Unix(1_700_000_000, 0)
 	s := newTestIssuer(func() time.Time { return wall })
-	far := wall.Add(24 * time.Hour).UnixNano()
-	issued := map[string]int64{}
-	for range 3 {
-		for i := range 4 * issuerShardKeys { // more than a shard remembers
-			key := fmt.Sprint(i)
-			h := s.issue(ring.Token(0), "t", key, far, nil, false)
-			if h.Timestamp <= issued[key] || h.Timestamp > far+int64(justAbove) {
-				t.Fatalf("key %s got %d after %d, far ahead is %d", key, h.Timestamp, issued[key], far)
+	counter := func(token ring.Token, tenant, key string) int64 {
+		h := s.issue(token, tenant, key, 0, nil, false)
+		return h.Clock.Counter("c1")
+	}
+	for i := range int64(3) {
+		for key := range issuerShardKeys {
+			if got := counter(ring.Token(key*issuerShards), "t", fmt.Sprint(key)); got != i+1 {
+				t.Fatalf("counter %d for write %d of key %d", got, i+1, key)
 			}
-			issued[key] = h.Timestamp
 		}
 	}
-	if h := s.issue(0, "t", "other", 0, nil, false); h.Timestamp != wall.UnixNano() {
-		t.Errorf("another key's timestamp is %v off the wall clock", h.UpdatedAt().Sub(wall))
+	if got := counter(0, "t", "another key"); got != 1 {
+		t.Errorf("counter %d for the first write of a key, whose token another has", got)
+	}
+	if got := counter(0, "another tenant", "another key"); got != 1 {
+		t.Errorf("counter %d for the first write of a key of another tenant", got)
+	}
+	for key := range 10 * issuerShardKeys {
+		counter(ring.Token(key*issuerShards), "t", fmt.Sprint(key))
+	}
+	shard := &s.shards[0]
+	if n := len(shard.recent) + len(shard.older) + len(shard.unused); n > 3*issuerShardKeys {
+		t.Errorf("a shard remembers %d keys", n)
+	}
+}
+
+func BenchmarkIssue(b *testing.B) {
+	for _, keys := range []int{1, 10_000, 1_000_000} {
+		b.Run(fmt.Sprint(keys), func(b *testing.B) {
+			s := newTestIssuer(time.Now)
+			names, tokens := make([]string, keys), make([]ring.Token, keys)
+			for i := range names {
+				names[i] = fmt.Sprintf("key-%07d", i)
+				tokens[i] = ring.KeyToken("default", names[i])
+			}
+			clock := Clock{{ID: "c1", Counter: 5}}
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i++ {
+				s.issue(tokens[i%keys], "default", names[i%keys], 0, clock, false)
+			}
+		})
 	}
 }

@@ -66,7 +66,8 @@ func (s *service) BatchWrite(ctx context.Context, req *coordinatorpb.BatchWriteR
 		t := &b.items[i]
 		resp.Results[i] = &results[i]
 		if results[i].Status = t.close(); results[i].Status == nil {
-			answer := newWriteAnswer(item.Key, item.IdempotencyKey, &t.written)
+			answer := new(writeAnswer)
+			answer.fill(item.Key, item.IdempotencyKey, &t.written)
 			results[i].Response = &answer.WriteKeyValueResponse
 		}
 	}
@@ -111,7 +112,8 @@ func (s *service) BatchRead(ctx context.Context, req *coordinatorpb.BatchReadReq
 		}
 		resp.Results[i] = &results[i]
 		if results[i].Status = t.close(); results[i].Status == nil {
-			answer := newReadAnswer(t.key, &t.found)
+			answer := new(readAnswer)
+			answer.fill(t.key, &t.found)
 			results[i].Response = &answer.ReadKeyValueResponse
 		}
 	}

@@ -134,12 +134,8 @@ type routed struct {
 	decode  func(any) error // gRPC's own
 	unread  error           // what gRPC has already told the client
 	read    func(any) error // its method, kept since making it allocates
-}
-
-func newRouted() any {
-	r := new(routed)
-	r.read = r.readRequest
-	return r
+	direct  direct          // nil where the generated handler serves it
+	began   time.Time
 }
 
 func (r *routed) readRequest(in any) error {
@@ -166,11 +162,11 @@ func (s *Server) route(method string, handle grpc.MethodHandler) grpc.MethodHand
 	if keepsTime(method) {
 		timeout = 0
 	}
+	pool := routedPool(method)
 	return func(srv any, ctx context.Context, decode func(any) error, interceptor grpc.UnaryServerInterceptor) (any, error) {
-		started := time.Now()
-		r := s.routed.Get().(*routed)
-		r.decode = decode
-		response, err := s.serve(srv, ctx, timeout, handle, interceptor, r.read)
+		r := pool.Get().(*routed)
+		r.began, r.decode = time.Now(), decode
+		response, err := s.serve(srv, ctx, timeout, handle, interceptor, r)
 		call := Call{Method: method, Operation: operation, Err: err, ctx: ctx}
 		switch {
 		case r.unread != nil:
@@ -195,18 +191,21 @@ func (s *Server) route(method string, handle grpc.MethodHandler) grpc.MethodHand
 			if of, ok := r.request.Message.(interface{ GetKey() string }); ok {
 				call.Key = of.GetKey()
 			}
-			call.Took = time.Since(started)
+			call.Took = time.Since(r.began)
 			s.opts.Observe(call)
 		}
 		r.request, r.decode, r.unread = codec.Tolerant{}, nil, nil
-		s.routed.Put(r)
+		if r.direct != nil {
+			r.direct.reset()
+		}
+		pool.Put(r)
 		return response, err
 	}
 }
 
 // serve runs a handler within its limits. A timeout of 0 is none.
 func (s *Server) serve(srv any, ctx context.Context, timeout time.Duration, handle grpc.MethodHandler,
-	interceptor grpc.UnaryServerInterceptor, decode func(any) error) (response any, err error) {
+	interceptor grpc.UnaryServerInterceptor, r *routed) (response any, err error) {
 	s.inFlight.Add(1)
 	defer func() {
 		if fault := recover(); fault != nil {
@@ -222,7 +221,10 @@ func (s *Server) serve(srv any, ctx context.Context, timeout time.Duration, hand
 		ctx, cancel = context.WithTimeout(ctx, timeout)
 		defer cancel()
 	}
-	return handle(srv, ctx, decode, interceptor)
+	if r.direct != nil {
+		return r.serveDirect(ctx, s.service)
+	}
+	return handle(srv, ctx, r.read, interceptor)
 }
 
 // answered counts requests out, and wakes Stop after the last.

@@ -28,17 +28,35 @@ var _ coordinatorpb.CoordinatorServiceServer = (*service)(nil)
 // memory with the strings of its request: they may outlive it in a cache.
 const detachAbove = 512
 
+// The RPCs of single keys; route serves them by the same means without their
+// allocations (direct).
+
 func (s *service) WriteKeyValue(ctx context.Context, req *coordinatorpb.WriteKeyValueRequest) (*coordinatorpb.WriteKeyValueResponse, error) {
+	a := new(writeAnswer)
+	return &a.WriteKeyValueResponse, s.write(ctx, req, a, time.Now())
+}
+
+func (s *service) DeleteKeyValue(ctx context.Context, req *coordinatorpb.DeleteKeyValueRequest) (*coordinatorpb.DeleteKeyValueResponse, error) {
+	a := new(deleteAnswer)
+	return &a.DeleteKeyValueResponse, s.delete(ctx, req, a, time.Now())
+}
+
+func (s *service) ReadKeyValue(ctx context.Context, req *coordinatorpb.ReadKeyValueRequest) (*coordinatorpb.ReadKeyValueResponse, error) {
+	a := new(readAnswer)
+	return &a.ReadKeyValueResponse, s.read(ctx, req, a, time.Now())
+}
+
+func (s *service) write(ctx context.Context, req *coordinatorpb.WriteKeyValueRequest, a *writeAnswer, began time.Time) error {
 	level, err := s.checkMutation(req.TenantId, req.Key, req.Consistency, req.IdempotencyKey)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if err := checkValue(req.Value, s.maxValue); err != nil {
-		return nil, err
+		return err
 	}
 	ttl, err := checkTTL(req.TtlSeconds)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if len(req.Value) > detachAbove {
 		req.TenantId = strings.Clone(req.TenantId)
@@ -47,53 +65,41 @@ func (s *service) WriteKeyValue(ctx context.Context, req *coordinatorpb.WriteKey
 	}
 	result, err := s.engine.Write(ctx, coord.WriteRequest{
 		Tenant: req.TenantId, Key: req.Key, Value: req.Value, TTL: ttl, Level: level, IdempotencyKey: req.IdempotencyKey,
-		Deadline: time.Now().Add(s.writeTimeout),
+		Deadline: began.Add(s.writeTimeout),
 	})
-	if err != nil {
-		return nil, err
+	if err == nil {
+		a.fill(req.Key, req.IdempotencyKey, &result)
 	}
-	return &newWriteAnswer(req.Key, req.IdempotencyKey, &result).WriteKeyValueResponse, nil
+	return err
 }
 
-func (s *service) DeleteKeyValue(ctx context.Context, req *coordinatorpb.DeleteKeyValueRequest) (*coordinatorpb.DeleteKeyValueResponse, error) {
+func (s *service) delete(ctx context.Context, req *coordinatorpb.DeleteKeyValueRequest, a *deleteAnswer, began time.Time) error {
 	level, err := s.checkMutation(req.TenantId, req.Key, req.Consistency, req.IdempotencyKey)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	result, err := s.engine.Write(ctx, coord.WriteRequest{
 		Tenant: req.TenantId, Key: req.Key, Delete: true, Level: level, IdempotencyKey: req.IdempotencyKey,
-		Deadline: time.Now().Add(s.writeTimeout),
+		Deadline: began.Add(s.writeTimeout),
 	})
-	if err != nil {
-		return nil, err
+	if err == nil {
+		a.fill(req.Key, req.IdempotencyKey, &result)
 	}
-	answer := new(struct {
-		coordinatorpb.DeleteKeyValueResponse
-		clockAnswer
-		made [32]byte // an idempotency key
-	})
-	answer.Success = true
-	answer.Key = req.Key
-	answer.IdempotencyKey = orMade(req.IdempotencyKey, &answer.made)
-	answer.VectorClock = answer.set(result.Clock)
-	answer.ReplicaCount = int32(result.Replicas)
-	answer.Consistency = result.Level.String()
-	answer.IsDuplicate = result.Duplicate
-	return &answer.DeleteKeyValueResponse, nil
+	return err
 }
 
-func (s *service) ReadKeyValue(ctx context.Context, req *coordinatorpb.ReadKeyValueRequest) (*coordinatorpb.ReadKeyValueResponse, error) {
+func (s *service) read(ctx context.Context, req *coordinatorpb.ReadKeyValueRequest, a *readAnswer, began time.Time) error {
 	level, err := s.checkAddress(req.TenantId, req.Key, req.Consistency)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	result, err := s.engine.Read(ctx, coord.ReadRequest{
-		Tenant: req.TenantId, Key: req.Key, Level: level, Deadline: time.Now().Add(s.readTimeout),
+		Tenant: req.TenantId, Key: req.Key, Level: level, Deadline: began.Add(s.readTimeout),
 	})
-	if err != nil {
-		return nil, err
+	if err == nil {
+		a.fill(req.Key, &result)
 	}
-	return &newReadAnswer(req.Key, &result).ReadKeyValueResponse, nil
+	return err
 }
 
 func (s *service) ListKeys(ctx context.Context, req *coordinatorpb.ListKeysRequest) (*coordinatorpb.ListKeysResponse, error) {
@@ -144,8 +150,7 @@ type writeAnswer struct {
 	made [32]byte // an idempotency key
 }
 
-func newWriteAnswer(key, idempotencyKey string, result *coord.WriteResult) *writeAnswer {
-	a := new(writeAnswer)
+func (a *writeAnswer) fill(key, idempotencyKey string, result *coord.WriteResult) {
 	a.Success = true
 	a.Key = key
 	a.IdempotencyKey = orMade(idempotencyKey, &a.made)
@@ -153,7 +158,23 @@ func newWriteAnswer(key, idempotencyKey string, result *coord.WriteResult) *writ
 	a.ReplicaCount = int32(result.Replicas)
 	a.Consistency = result.Level.String()
 	a.IsDuplicate = result.Duplicate
-	return a
+}
+
+// deleteAnswer is as writeAnswer.
+type deleteAnswer struct {
+	coordinatorpb.DeleteKeyValueResponse
+	clockAnswer
+	made [32]byte // an idempotency key
+}
+
+func (a *deleteAnswer) fill(key, idempotencyKey string, result *coord.WriteResult) {
+	a.Success = true
+	a.Key = key
+	a.IdempotencyKey = orMade(idempotencyKey, &a.made)
+	a.VectorClock = a.set(result.Clock)
+	a.ReplicaCount = int32(result.Replicas)
+	a.Consistency = result.Level.String()
+	a.IsDuplicate = result.Duplicate
 }
 
 // readAnswer is as writeAnswer.
@@ -162,14 +183,12 @@ type readAnswer struct {
 	clockAnswer
 }
 
-func newReadAnswer(key string, result *coord.ReadResult) *readAnswer {
-	a := new(readAnswer)
+func (a *readAnswer) fill(key string, result *coord.ReadResult) {
 	a.Success = true
 	a.Key = key
 	a.Value = result.Value
 	a.VectorClock = a.set(result.Clock)
 	a.UpdatedAt = result.UpdatedAt.UnixMilli()
-	return a
 }
 
 // orMade is the idempotency key of an answer. One that is made here is told

@@ -143,7 +143,6 @@ type Server struct {
 	draining  atomic.Bool
 	stopping  chan struct{} // closed once draining
 	idle      chan struct{} // holds a token when inFlight or pipelines fell to 0 while draining
-	routed    sync.Pool     // of *routed
 	pipelined sync.Pool     // of *pipelined
 
 	streams       context.Context // done once streams that are no requests shall end
@@ -164,7 +163,6 @@ func NewServer(opts Options) (*Server, error) {
 		health:    health.NewServer(),
 		stopping:  make(chan struct{}),
 		idle:      make(chan struct{}, 1),
-		routed:    sync.Pool{New: newRouted},
 		pipelined: sync.Pool{New: func() any { return new(pipelined) }},
 	}
 	s.service = &service{server: s, engine: opts.Engine, defaultLevel: opts.DefaultLevel, maxValue: opts.MaxValue,

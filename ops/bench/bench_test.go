@@ -7,6 +7,10 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"google.golang.org/grpc/status"
+
+	"github.com/pairdb/coordinator/coord"
 )
 
 func TestParseStat(t *testing.T) {
@@ -115,6 +119,46 @@ func TestLoadOnEcho(t *testing.T) {
 	if got.rate() > 1.1*rate {
 		t.Errorf("%.0f operations a second were sent, %d were asked for", got.rate(), rate)
 	}
+}
+
+// The load of many tenants against a coordinator with replicas in memory, in a
+// process of its own: every key is written and found under its tenant.
+func TestLoadOnMemory(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := newLoad(4, 2, 50, 100)
+	launcher := &launcher{dir: t.TempDir(), self: self, load: l}
+	s, err := launcher.launch(t.Context(), layout{name: systemMemory, nodes: 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.close)
+	way := spread{s.unary, []string{tenantName(0), tenantName(1), tenantName(2)}}
+	if err := l.prepare(t.Context(), way, ""); err != nil {
+		t.Fatal(err)
+	}
+	for _, do := range []operation{opWrite, opRead} {
+		got, err := l.run(t.Context(), s, way, drive{do: do, length: 200 * time.Millisecond})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got.ops == 0 || len(got.errors) > 0 {
+			t.Errorf("%s: %d operations, errors %v", do, got.ops, got.errors)
+		}
+	}
+	if err := way.unary.lane(0, tenantName(1)).read(t.Context(), l.keys[0]); status.Convert(err).Message() != coord.ErrKeyNotFound.Error() {
+		t.Errorf("a key of one tenant, read as another's: %v", err)
+	}
+}
+
+// TestMain lets the test program stand for this one where it starts itself.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && (os.Args[1] == memoryCommand || os.Args[1] == echoCommand) {
+		main()
+	}
+	os.Exit(m.Run())
 }
 
 // A server that is gone is an error, not a figure.

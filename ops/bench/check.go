@@ -23,6 +23,9 @@ var checks = []check{
 	{"check/half-peak", func(b *bench) time.Duration { return 3*warmUp + b.length + 2*b.length }, (*bench).halfPeak},
 	{"check/large-values", func(b *bench) time.Duration { return 4*warmUp + b.length + 3*b.length }, (*bench).largeValues},
 	{"check/idle-memory", func(*bench) time.Duration { return idleTime + 3*time.Second }, (*bench).idleMemory},
+	{"check/scaling", func(b *bench) time.Duration {
+		return 4*scalingTurns*(b.length/scalingTurns+tuneWarmUp) + 4*time.Second
+	}, (*bench).scaling},
 	{"check/paused-node", func(b *bench) time.Duration { return 3*warmUp + 3*b.length }, (*bench).pausedNode},
 }
 
@@ -140,6 +143,11 @@ func writeLarge(ctx context.Context, conn *grpc.ClientConn, tenant string) (stop
 	}
 }
 
+// pausedMiB is what a coordinator may take more while a node is paused: the
+// small calls that wait for the node (16 MiB at most) and the hints (64 MiB at
+// most), five times over until they are collected.
+const pausedMiB = 400
+
 // pausedNode measures with one of three storage nodes stopped. It comes last:
 // the system that it uses is not the same afterwards.
 func (b *bench) pausedNode(ctx context.Context) error {
@@ -178,6 +186,7 @@ func (b *bench) pausedNode(ctx context.Context) error {
 	b.report.judge(atLeast(0.9, 0).judge("one node paused: throughput over before", during.rate()/before.rate()))
 	b.report.judge(atMost(2, 0).judge("one node paused: p99 over before", during.quantile(99).Seconds()/before.quantile(99).Seconds()))
 	b.report.judge(atMost(0, 0).judge("one node paused: failed requests", float64(during.failed()+later.failed())))
+	b.report.judge(atMost(pausedMiB, 0).judge("one node paused: MiB of memory that the coordinator took more", float64((most-memoryBefore)>>20)))
 	b.report.note("one node paused, mix: %.0f ops/s before, %.0f in the first %v, %.0f later; p99 %v, %v, %v; p99.9 %v, %v, %v; coordinator %d MiB before, %d MiB after, %d MiB at most; errors: %s %s",
 		before.rate(), during.rate(), b.length, later.rate(), before.quantile(99), during.quantile(99), later.quantile(99),
 		before.quantile(99.9), during.quantile(99.9), later.quantile(99.9),

@@ -34,6 +34,9 @@ var items = []item{
 	{system: systemDev, do: opWrite},
 	{system: systemDev, do: opRead},
 	{system: systemDev, do: opMix},
+	{system: systemDev, pipelined: true, do: opWrite},
+	{system: systemDev, pipelined: true, do: opRead},
+	{system: systemDev, pipelined: true, do: opMix},
 	{system: systemFast, do: opWrite, throughput: atLeast(0.30, 0.45), coordinator: atMost(2.4, 1.8), storage: atMost(0.9, 0.5)},
 	{system: systemFast, do: opRead, throughput: atLeast(0.40, 0.55), coordinator: atMost(2.2, 1.7), storage: atMost(0.4, 0.25)},
 	{system: systemFast, do: opMix},
@@ -46,6 +49,8 @@ var items = []item{
 	{system: systemSafe, do: opMix},
 	{system: systemSafe, do: opKeyed},
 	{system: systemSafe, pipelined: true, do: opWrite},
+	{system: systemSafe, pipelined: true, do: opRead},
+	{system: systemSafe, pipelined: true, do: opMix},
 }
 
 // A case and the echo take turns, which begin and end with the echo, because

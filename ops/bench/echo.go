@@ -37,10 +37,12 @@ func (e *echo) ReadKeyValue(_ context.Context, req *pb.ReadKeyValueRequest) (*pb
 
 var echoClock = &pb.VectorClock{Entries: []*pb.VectorClockEntry{{CoordinatorNodeId: "bench", LogicalTimestamp: 1_000_000}}}
 
-// newEcho makes a bare gRPC server with the options of the coordinator's
+func newEcho(valueSize int) *grpc.Server { return newServer(&echo{value: make([]byte, valueSize)}) }
+
+// newServer makes a bare gRPC server with the options of the coordinator's
 // (rpc/server.go, which exports no server without the coordinator's own
 // routing around each call).
-func newEcho(valueSize int) *grpc.Server {
+func newServer(service pb.CoordinatorServiceServer) *grpc.Server {
 	server := grpc.NewServer(
 		grpc.ForceServerCodecV2(codec{}),
 		grpc.MaxRecvMsgSize(11<<20),
@@ -57,16 +59,16 @@ func newEcho(valueSize int) *grpc.Server {
 			Time: 30 * time.Second, Timeout: 10 * time.Second,
 		}),
 	)
-	pb.RegisterCoordinatorServiceServer(server, &echo{value: make([]byte, valueSize)})
+	pb.RegisterCoordinatorServiceServer(server, service)
 	return server
 }
 
-// serveEcho prints its address on a line and serves until it is killed.
-func serveEcho(valueSize int) error {
+// serveUntilKilled prints the server's address on a line and serves.
+func serveUntilKilled(server *grpc.Server) error {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		return fmt.Errorf("listen for the echo: %w", err)
+		return fmt.Errorf("listen: %w", err)
 	}
 	fmt.Printf("grpc %s\n", listener.Addr())
-	return newEcho(valueSize).Serve(listener)
+	return server.Serve(listener)
 }

@@ -48,14 +48,14 @@ func newLoad(workers, connections, keys, valueSize int) *load {
 }
 
 // prepare writes every key once.
-func (l *load) prepare(ctx context.Context, s *system) error {
+func (l *load) prepare(ctx context.Context, way transport, tenant string) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var next atomic.Int64
 	var workers sync.WaitGroup
 	for w := range l.workers {
 		workers.Go(func() {
-			lane := s.unary.lane(w, s.tenant)
+			lane := way.lane(w, tenant)
 			for ctx.Err() == nil {
 				i := int(next.Add(1)) - 1
 				if i >= len(l.keys) {
@@ -223,7 +223,7 @@ func (l *load) watch(ctx context.Context, s *system, from, until time.Time, tota
 	if err := sleepUntil(ctx, from); err != nil {
 		return err
 	}
-	counted := s.name != systemEcho
+	counted := s.server.ops != ""
 	var calls, before replicaCalls
 	var err error
 	if counted {

@@ -21,10 +21,14 @@ import (
 )
 
 func main() {
-	if len(os.Args) == 3 && os.Args[1] == echoCommand {
-		size, err := strconv.Atoi(os.Args[2])
-		if err == nil {
-			err = serveEcho(size)
+	if len(os.Args) == 3 && (os.Args[1] == echoCommand || os.Args[1] == memoryCommand) {
+		n, err := strconv.Atoi(os.Args[2])
+		switch {
+		case err != nil:
+		case os.Args[1] == echoCommand:
+			err = serveUntilKilled(newEcho(n))
+		default:
+			err = serveMemory(n)
 		}
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)

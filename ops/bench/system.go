@@ -42,6 +42,8 @@ const (
 	systemDev  = "dev"
 	systemFast = "sync-off"
 	systemSafe = "sync-on"
+	// systemMemory is not compared with the echo.
+	systemMemory = "memory"
 )
 
 const replicationFactor = 3
@@ -79,7 +81,9 @@ func (l *launcher) launch(ctx context.Context, want layout) (s *system, err erro
 	}()
 	switch {
 	case want.name == systemEcho:
-		s.server, err = start(ctx, dir, "echo", nil, bannerLine, l.self, echoCommand, fmt.Sprint(len(l.load.value)))
+		s.server, err = start(ctx, dir, "echo", nil, addressLine, l.self, echoCommand, fmt.Sprint(len(l.load.value)))
+	case want.name == systemMemory:
+		s.server, err = start(ctx, dir, "coordinator", nil, addressLine, l.self, memoryCommand, fmt.Sprint(want.nodes))
 	case want.nodes == 0:
 		s.tenant = "default"
 		s.server, err = start(ctx, dir, "coordinator", want.coordinatorEnv, bannerLine, want.binary,
@@ -93,15 +97,15 @@ func (l *launcher) launch(ctx context.Context, want layout) (s *system, err erro
 	if s.unary, err = dialUnary(s.server.grpc, l.load.connections); err != nil {
 		return s, err
 	}
+	if want.name == systemEcho || want.name == systemMemory {
+		return s, nil
+	}
 	if want.nodes > 0 {
 		if err = s.gather(ctx, want.nodes); err != nil {
 			return s, err
 		}
 	}
-	if want.name == systemEcho {
-		return s, nil
-	}
-	return s, l.load.prepare(ctx, s)
+	return s, l.load.prepare(ctx, s.unary, s.tenant)
 }
 
 func (l *launcher) launchCluster(ctx context.Context, s *system, dir string, want layout) (err error) {
@@ -135,7 +139,7 @@ idempotency "badger" {}
 	return nil
 }
 
-// bannerLine reads the addresses that dev mode, and the echo, print.
+// bannerLine reads the addresses that dev mode prints.
 func bannerLine(p *process, line string) bool {
 	switch word, rest, _ := strings.Cut(line, " "); word {
 	case "grpc":
@@ -143,7 +147,16 @@ func bannerLine(p *process, line string) bool {
 	case "ops":
 		p.ops = strings.TrimPrefix(rest, "http://")
 	}
-	return p.grpc != "" && (p.ops != "" || p.name == systemEcho)
+	return p.grpc != "" && p.ops != ""
+}
+
+// addressLine reads the address that this program's own servers print.
+func addressLine(p *process, line string) bool {
+	word, rest, _ := strings.Cut(line, " ")
+	if word == "grpc" {
+		p.grpc = rest
+	}
+	return p.grpc != ""
 }
 
 // servingLine reads the addresses from the log line of a process that is up.

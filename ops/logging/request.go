@@ -44,9 +44,17 @@ func NewRequests(log hclog.Logger) *Requests {
 	return &Requests{log: log, slow: slowRequest, limit: requestLinesPerSecond}
 }
 
+// Due tells whether Log has a line to write of such a request, so that what it
+// says of it need not be put together for the others.
+func (l *Requests) Due(fault bool, took time.Duration) bool {
+	return l.notable(fault, took) || l.log.IsDebug()
+}
+
+func (l *Requests) notable(fault bool, took time.Duration) bool { return fault || took >= l.slow }
+
 // Log writes r's line if it is due one.
 func (l *Requests) Log(r Request) {
-	notable := r.Fault || r.Took >= l.slow
+	notable := l.notable(r.Fault, r.Took)
 	if !notable && !l.log.IsDebug() || notable && !l.admit() {
 		return
 	}

@@ -27,7 +27,11 @@ func TestRequestLines(t *testing.T) {
 			t.Fatal(err)
 		}
 		c.request.ID = func() string { return "id-1" }
-		NewRequests(log).Log(c.request)
+		requests := NewRequests(log)
+		if due := requests.Due(c.request.Fault, c.request.Took); due != (c.want != "") {
+			t.Errorf("%s, %+v: a line is due: %v", c.level, c.request, due)
+		}
+		requests.Log(c.request)
 		if got := out.String(); c.want == "" && got != "" || !strings.Contains(got, c.want) {
 			t.Errorf("%s, %+v: %q, want %q", c.level, c.request, got, c.want)
 		}

@@ -24,6 +24,7 @@ var processFamilies = []family{
 	{name: "go_memstats_heap_objects", kind: "gauge", help: "Heap objects that exist."},
 	{name: "go_memstats_stack_inuse_bytes", kind: "gauge", help: "Bytes in stacks."},
 	{name: "go_memstats_next_gc_bytes", kind: "gauge", help: "Heap size at which the next garbage collection starts."},
+	{name: "go_memlimit_bytes", kind: "gauge", help: "Memory that the runtime tries to stay within."},
 	{name: "go_memstats_sys_bytes", kind: "gauge", help: "Bytes obtained from the operating system."},
 	{name: "go_gc_duration_seconds", kind: "summary", help: "Pauses for garbage collection."},
 	{name: "process_cpu_seconds_total", kind: "counter", help: "Processor time used, user and system."},

@@ -49,9 +49,28 @@ type Tolerant struct {
 type Encoded struct{ data mem.BufferSlice }
 
 // Encode makes e what m is now; m may be changed after it.
-func (e *Encoded) Encode(m Message) (err error) {
-	e.data, err = marshal(m)
-	return err
+func (e *Encoded) Encode(m Message) error {
+	buffer, err := marshal(m)
+	if err != nil {
+		return err
+	}
+	e.data = mem.BufferSlice{buffer}
+	return nil
+}
+
+// Encode makes what m is now, for one use; m may be changed after it.
+func Encode(m Message) (*Encoded, error) {
+	buffer, err := marshal(m)
+	if err != nil {
+		return nil, err
+	}
+	// gRPC holds on to the slice until it has written it.
+	once := &struct {
+		Encoded
+		data [1]mem.Buffer
+	}{data: [1]mem.Buffer{buffer}}
+	once.Encoded.data = once.data[:]
+	return &once.Encoded, nil
 }
 
 // Codec encodes Messages by their generated code and every other message
@@ -74,19 +93,23 @@ func (c Codec) Marshal(v any) (mem.BufferSlice, error) {
 		m.data = nil
 		return data, nil
 	case Message:
-		return marshal(m)
+		buffer, err := marshal(m)
+		if err != nil {
+			return nil, err
+		}
+		return mem.BufferSlice{buffer}, nil
 	}
 	return c.standard.Marshal(v)
 }
 
-func marshal(m Message) (mem.BufferSlice, error) {
+func marshal(m Message) (mem.Buffer, error) {
 	size := m.SizeVT()
 	if mem.IsBelowBufferPoolingThreshold(size) {
 		buf := make([]byte, size)
 		if _, err := m.MarshalToSizedBufferVT(buf); err != nil {
 			return nil, err
 		}
-		return mem.BufferSlice{mem.SliceBuffer(buf)}, nil
+		return mem.SliceBuffer(buf), nil
 	}
 	pool := mem.DefaultBufferPool()
 	buf := pool.Get(size)
@@ -94,11 +117,11 @@ func marshal(m Message) (mem.BufferSlice, error) {
 		pool.Put(buf)
 		return nil, err
 	}
-	return mem.BufferSlice{mem.NewBuffer(buf, pool)}, nil
+	return mem.NewBuffer(buf, pool), nil
 }
 
-// Unmarshal decodes a Message from a buffer of its own, which lives as long as
-// any of the message's fields, and an Inbound one from gRPC's buffer.
+// Unmarshal decodes a Message from a buffer that nobody uses again, which lives
+// as long as any of the message's fields, and an Inbound one from gRPC's buffer.
 func (c Codec) Unmarshal(data mem.BufferSlice, v any) error {
 	if m, ok := v.(*Tolerant); ok {
 		m.Fault = c.unmarshal(data, m.Message, m.Check)
@@ -116,7 +139,7 @@ func (c Codec) unmarshal(data mem.BufferSlice, v any, check func([]byte) error) 
 		m.buffer = data.MaterializeToBuffer(mem.DefaultBufferPool())
 		raw, message = m.buffer.ReadOnlyData(), m.Message
 	case Message:
-		raw, message = data.Materialize(), m
+		raw, message = own(data), m
 	default:
 		return c.standard.Unmarshal(data, v)
 	}
@@ -126,4 +149,15 @@ func (c Codec) unmarshal(data mem.BufferSlice, v any, check func([]byte) error) 
 		}
 	}
 	return message.UnmarshalVTUnsafe(raw)
+}
+
+// own is data as bytes that live on by themselves. Data of one plain slice, as
+// small messages are, comes from no pool and needs no copy.
+func own(data mem.BufferSlice) []byte {
+	if len(data) == 1 {
+		if plain, ok := data[0].(mem.SliceBuffer); ok {
+			return plain
+		}
+	}
+	return data.Materialize()
 }
