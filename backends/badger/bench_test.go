@@ -84,18 +84,18 @@ type ignored struct{}
 
 func (ignored) Done(*coord.Call) {}
 
-// TestAllocations holds what a call may allocate in the node: a cached read
-// nothing, an apply of a cached key a batch of one's worth.
+// TestAllocations holds what a call may allocate in the node: a cached head
+// nothing, a cached read the copy of the value, an apply of a cached key a batch of one's worth.
 func TestAllocations(t *testing.T) {
 	n := openTestNode(t, NodeOptions{})
 	if call := apply(n, "t", "k", testVersion(1, []byte("value"))); call.Err != nil {
 		t.Fatal(call.Err)
 	}
 	call := coord.Call{Tenant: "t", Key: "k", Token: ring.KeyToken("t", "k"), Caller: ignored{}}
-	for _, kind := range []coord.CallKind{coord.CallHead, coord.CallRead} {
+	for kind, budget := range map[coord.CallKind]float64{coord.CallHead: 0, coord.CallRead: 1} {
 		call.Kind = kind
-		if allocs := testing.AllocsPerRun(1000, func() { n.Do(&call) }); allocs > 0 {
-			t.Errorf("a cached %s allocates %v times, want none", kind, allocs)
+		if allocs := testing.AllocsPerRun(1000, func() { n.Do(&call) }); allocs > budget {
+			t.Errorf("a cached %s allocates %v times, at most %v are allowed", kind, allocs, budget)
 		}
 	}
 	const budget = 40

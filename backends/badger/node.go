@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -236,12 +237,13 @@ func (n *Node) answerCached(call *coord.Call) bool {
 	if !ok {
 		return false
 	}
-	if call.Kind == coord.CallHead {
-		h.value = nil
-	} else if !h.known && h.head.Live() {
+	if call.Kind == coord.CallRead && !h.known && h.head.Live() {
 		return false
 	}
-	call.Held = coord.Version{Head: h.head, Value: h.value}
+	call.Held = coord.Version{Head: h.head}
+	if call.Kind == coord.CallRead {
+		call.Held.Value = slices.Clone(h.value) // the receiver may change it
+	}
 	call.Finish(nil)
 	return true
 }
