@@ -98,7 +98,7 @@ func TestAllocations(t *testing.T) {
 			t.Errorf("a cached %s allocates %v times, want at most %v", kind, allocs, budget)
 		}
 	}
-	const budget = 60
+	const budget = 40
 	done := make(finished, 1)
 	call.Kind, call.Intent, call.Caller = coord.CallApply, coord.IntentRepair, done
 	call.Version = testVersion(1, []byte("value"))

@@ -34,8 +34,15 @@ type manyTenants struct {
 func (m *manyTenants) Topology(context.Context) (coord.Topology, error) { return m.topology, nil }
 
 func (m *manyTenants) Tenant(_ context.Context, id string) (coord.Tenant, error) {
-	return coord.Tenant{ID: id, ReplicationFactor: replicationFactor}, nil
+	return coord.Tenant{ID: id, Space: id, ReplicationFactor: replicationFactor, AsOf: m.topology.Epoch}, nil
 }
+
+// AcquireLease never gives the lease: there is no house to keep.
+func (*manyTenants) AcquireLease(context.Context, string, string, time.Duration) (bool, error) {
+	return false, nil
+}
+
+func (*manyTenants) ReleaseLease(context.Context, string, string) error { return nil }
 
 // noClaims is there because an engine needs a store of claims: no request has
 // an idempotency key.
@@ -82,6 +89,14 @@ func (*memoryReplica) Scan(context.Context, coord.ScanRequest) (coord.ScanPage, 
 	return coord.ScanPage{}, errors.New("a replica in memory lists no keys")
 }
 
+func (*memoryReplica) Heard() (uint64, time.Duration) { return 0, 0 }
+
+func (*memoryReplica) Adopt(context.Context, uint64, []byte) error { return nil }
+
+func (*memoryReplica) Sums(context.Context, coord.SumRequest) ([]coord.SpanSums, error) {
+	return nil, errors.New("a replica in memory adds nothing up")
+}
+
 func (*memoryReplica) Close() error { return nil }
 
 // memoryService answers reads and writes by an engine.
@@ -113,7 +128,7 @@ func (m *memoryService) ReadKeyValue(ctx context.Context, req *pb.ReadKeyValueRe
 
 // newMemoryEngine makes an engine over so many replicas in memory.
 func newMemoryEngine(ctx context.Context, nodes int) (*coord.Coordinator, error) {
-	metadata := &manyTenants{topology: coord.Topology{Epoch: 1}}
+	metadata := &manyTenants{topology: coord.Topology{Version: 1, Epoch: 1}}
 	for i := range nodes {
 		id := fmt.Sprintf("storage-%03d", i+1)
 		metadata.topology.Nodes = append(metadata.topology.Nodes, coord.StorageNode{
