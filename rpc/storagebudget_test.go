@@ -29,6 +29,8 @@ type steady struct {
 	held coord.Version
 }
 
+func (*steady) Heard() (uint64, time.Duration) { return 1, time.Second }
+
 func (r *steady) Do(c *coord.Call) {
 	c.Held = r.held
 	if c.Kind != coord.CallRead {

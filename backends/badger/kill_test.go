@@ -18,6 +18,9 @@ import (
 // victimDir is the environment variable that makes the test binary a victim.
 const victimDir = "PAIRDB_TEST_VICTIM_DIR"
 
+// reaperDir makes it one that drops what it deleted.
+const reaperDir = "PAIRDB_TEST_REAPER_DIR"
+
 func victimValue(i int) []byte {
 	size := 100
 	switch {

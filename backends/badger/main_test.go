@@ -14,5 +14,9 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, runVictim(dir))
 		os.Exit(1)
 	}
+	if dir := os.Getenv(reaperDir); dir != "" {
+		fmt.Fprintln(os.Stderr, runReaper(dir))
+		os.Exit(1)
+	}
 	goleak.VerifyTestMain(m)
 }
