@@ -84,7 +84,7 @@ func (s *subject) joint() bool { return s.sides[1].members != 0 }
 func (s *subject) at(level Level) (g groups) {
 	for i := range s.sides {
 		side := &s.sides[i]
-		if side.members == 0 {
+		if side.members == 0 || s.joint() && (mutant == mutantOldSideOnly && i == 1 || mutant == mutantNewSideOnly && i == 0) {
 			continue
 		}
 		g[i] = group{voters: side.members, need: side.quorum}

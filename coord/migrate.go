@@ -217,7 +217,12 @@ func (c *Coordinator) announce(ctx context.Context, v *view) {
 	all.Wait()
 }
 
-func (m *Migration) checkpoint() string { return fmt.Sprintf("migration/%s/%d", m.ID, m.Joint) }
+func (m *Migration) checkpoint() string {
+	if mutant == mutantSharedCheckpoint {
+		return "migration"
+	}
+	return fmt.Sprintf("migration/%s/%d", m.ID, m.Joint)
+}
 
 // loadProgress reads a migration's checkpoint. It is that of this very change:
 // what one change has copied says nothing of another.

@@ -83,6 +83,9 @@ type Migration struct {
 // lostNode is the id of the node whose data is lost, so that it has no vote
 // among the replicas before the change.
 func (m *Migration) lostNode() string {
+	if mutant == mutantReplacementVotes && m.Kind == MigrationReplace {
+		return ""
+	}
 	if m.Kind == MigrationReplace || m.Kind == MigrationRemove && m.Force {
 		return m.Node
 	}

@@ -58,6 +58,12 @@ func (r *read) start(now instant, fx *effects) {
 	r.asks.open(r.targets, r.at(level))
 	r.fetches.open(r.targets, groups{{voters: firstN(len(r.targets)), need: 1}})
 	r.repairs.open(r.targets, r.at(Quorum))
+	if mutant == mutantReadOldSide {
+		r.asks.tally.groups[1] = group{}
+	}
+	if mutant == mutantWriteBackOldSide {
+		r.repairs.tally.groups[1] = group{}
+	}
 	if r.errand == errandCopy {
 		old, next := &r.sides[0], &r.sides[1]
 		r.asks.open(r.targets, groups{{old.members, old.fence}, {next.members, next.quorum}})

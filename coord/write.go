@@ -190,7 +190,9 @@ func (w *write) unsent() Outcome {
 func (w *write) reply(p phase, i int, held *Version, floor int64, err error, now instant, fx *effects) {
 	switch p {
 	case phaseClocks:
-		w.floor = max(w.floor, floor)
+		if mutant != mutantFloorIgnored {
+			w.floor = max(w.floor, floor)
+		}
 		w.clockReply(i, held, err, now, fx)
 	case phaseSend:
 		w.sendReply(i, held, err, now, fx)
