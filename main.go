@@ -606,6 +606,8 @@ func serveStorage(ctx context.Context, opts flags.StorageNode, log hclog.Logger,
 		return err
 	}
 	page.Gauge("storage_connections", "Open connections of coordinators.", func() float64 { return float64(server.Connections()) })
+	page.Counter("storage_compared_bytes_total", "Bytes of questions and answers about sums, with which replicas are compared.",
+		func() uint64 { return uint64(server.ComparedBytes()) })
 	go func() { failed <- server.Serve(listener) }()
 	alive.Opened()
 	alive.RingLoaded()

@@ -123,7 +123,8 @@ type Coordinator struct {
 	handoff     *handoff // nil without Options.Hints
 	identity    identityKeeper
 	view        atomic.Pointer[view]
-	rings       rings // operations that wait for a newer one
+	rings       rings       // operations that wait for a newer one
+	leads       atomic.Bool // it does the housekeeping
 	migrations  migrations
 	repairs     repairs
 	collector   collector

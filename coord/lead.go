@@ -3,6 +3,7 @@ package coord
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -22,6 +23,7 @@ const (
 type term struct {
 	stop   context.CancelFunc // nil: it has not
 	chores sync.WaitGroup
+	leads  *atomic.Bool
 }
 
 func (t *term) begin(ctx context.Context, chores []func(context.Context)) {
@@ -30,6 +32,7 @@ func (t *term) begin(ctx context.Context, chores []func(context.Context)) {
 	}
 	led, stop := context.WithCancel(ctx)
 	t.stop = stop
+	t.leads.Store(true)
 	for _, chore := range chores {
 		t.chores.Go(func() { chore(led) })
 	}
@@ -40,6 +43,7 @@ func (t *term) end() {
 		t.stop()
 		t.chores.Wait()
 		t.stop = nil
+		t.leads.Store(false)
 	}
 }
 
@@ -49,7 +53,7 @@ func (c *Coordinator) keepHouse(ctx context.Context) {
 	name := c.options.Identity.Writer.ID + "/" + c.run
 	tick := time.NewTicker(leaseRenewal)
 	defer tick.Stop()
-	var mine term
+	mine := term{leads: &c.leads}
 	defer func() {
 		mine.end()
 		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaseTimeout)
@@ -74,6 +78,25 @@ func (c *Coordinator) keepHouse(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
+	}
+}
+
+// ChoreStats counts what a coordinator has done of the housekeeping.
+type ChoreStats struct {
+	Leads       bool  // it does the housekeeping now
+	KeysCopied  int64 // by changes of topology
+	BytesCopied int64 // of their values
+	Repairs     RepairStats
+	Forgotten   int64 // tombstones and expired values
+}
+
+func (c *Coordinator) chored() ChoreStats {
+	return ChoreStats{
+		Leads:       c.leads.Load(),
+		KeysCopied:  c.migrations.keys.Load(),
+		BytesCopied: c.migrations.bytes.Load(),
+		Repairs:     c.RepairStats(),
+		Forgotten:   c.TombstonesCollected(),
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -15,6 +16,9 @@ import (
 type migrations struct {
 	c    *Coordinator
 	wake chan struct{} // capacity 1
+
+	keys  atomic.Int64 // copied
+	bytes atomic.Int64
 
 	mu    sync.Mutex
 	stuck map[string]string // by migration: why it does not go on
@@ -394,6 +398,8 @@ func (cp *copying) page(ctx context.Context, s *shift, after *Position) (*Positi
 			return nil, err
 		}
 		cp.Bytes += bytes
+		c.migrations.keys.Add(int64(n))
+		c.migrations.bytes.Add(bytes)
 		cp.adapt(time.Duration(c.now()-started), s)
 		if err := cp.pace.spend(ctx, bytes); err != nil {
 			return nil, err

@@ -228,6 +228,7 @@ func (c *Coordinator) Status(context.Context) Status {
 		StartedAt:   c.startedAt,
 		InFlight:    int(c.active.Load()),
 		Nodes:       c.states(v),
+		Chores:      c.chored(),
 	}
 }
 

@@ -77,4 +77,5 @@ type Status struct {
 	StartedAt   time.Time
 	InFlight    int // operations under way
 	Nodes       []NodeState
+	Chores      ChoreStats
 }

@@ -85,6 +85,7 @@ type StorageServer struct {
 
 	connections atomic.Int64
 	refused     atomic.Int64
+	traffic     sumsTraffic
 }
 
 // NewStorageServer makes a server that Serve starts.
@@ -108,6 +109,7 @@ func NewStorageServer(opts StorageServerOptions) (*StorageServer, error) {
 	}
 	s.grpc = grpc.NewServer(append(connectionSettings(&dispatcher{security, s.take}),
 		grpc.MaxConcurrentStreams(256),
+		grpc.StatsHandler(&s.traffic),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: keepaliveTime, Timeout: keepaliveTimeout}),
 	)...)
 	storagepb.RegisterStorageServiceServer(s.grpc, &storageService{server: s})

@@ -89,6 +89,7 @@ func New(version, commit string) *Set {
 	s.addRequests()
 	s.addReplicas()
 	s.addStatus()
+	s.addChores()
 	return s
 }
 
@@ -128,13 +129,16 @@ func (s *Set) addReplicas() {
 		func(r *replica) *metrics.Counter { return &r.hedges })
 }
 
-func (s *Set) addStatus() {
-	status := func() coord.Status {
-		if read := s.status.Load(); read != nil {
-			return (*read)()
-		}
-		return coord.Status{}
+// current is the status that ReportStatus named.
+func (s *Set) current() coord.Status {
+	if read := s.status.Load(); read != nil {
+		return (*read)()
 	}
+	return coord.Status{}
+}
+
+func (s *Set) addStatus() {
+	status := s.current
 	s.Gauge("coordinator_in_flight_requests", "Operations under way.", func() float64 { return float64(status().InFlight) })
 	s.Gauge("coordinator_ring_epoch", "Epoch of the ring in use.", func() float64 { return float64(status().Epoch) })
 	perNode := func(name, help string, of func(coord.NodeState) float64) {
@@ -165,6 +169,32 @@ func (s *Set) addStatus() {
 	perNode("coordinator_replica_keys", "Keys on a storage node, an estimate.", func(n coord.NodeState) float64 { return float64(n.Keys) })
 	perNode("coordinator_replica_disk_used_ratio", "Used part of a storage node's disk, 0 to 1.",
 		func(n coord.NodeState) float64 { return n.DiskUsedFraction })
+}
+
+func (s *Set) addChores() {
+	s.Gauge("coordinator_housekeeping_leader", "1 while this coordinator does the housekeeping for all, else 0.", func() float64 {
+		if s.current().Chores.Leads {
+			return 1
+		}
+		return 0
+	})
+	counter := func(name, help string, of func(coord.ChoreStats) int64) {
+		s.Counter(name, help, func() uint64 { return uint64(of(s.current().Chores)) })
+	}
+	counter("coordinator_migration_keys_copied_total", "Keys copied by changes of topology.",
+		func(c coord.ChoreStats) int64 { return c.KeysCopied })
+	counter("coordinator_migration_bytes_copied_total", "Bytes of their values.",
+		func(c coord.ChoreStats) int64 { return c.BytesCopied })
+	counter("coordinator_repair_rounds_total", "Comparisons of all replicas that have ended.",
+		func(c coord.ChoreStats) int64 { return c.Repairs.Rounds })
+	counter("coordinator_repair_spans_compared_total", "Spans of tokens of which replicas were compared.",
+		func(c coord.ChoreStats) int64 { return c.Repairs.Compared })
+	counter("coordinator_repair_spans_differed_total", "Spans of tokens in which replicas differed.",
+		func(c coord.ChoreStats) int64 { return c.Repairs.Differed })
+	counter("coordinator_repair_keys_total", "Keys made equal by comparisons of replicas.",
+		func(c coord.ChoreStats) int64 { return c.Repairs.Repaired })
+	counter("coordinator_tombstones_forgotten_total", "Tombstones and expired values that all replicas were made to forget.",
+		func(c coord.ChoreStats) int64 { return c.Forgotten })
 }
 
 // ReportStatus puts what read returns on the page from now on: operations
