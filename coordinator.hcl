@@ -32,12 +32,15 @@ server {
   # How long requests in flight may go on after SIGTERM. 0s to 1h.
   shutdown_timeout = "30s"
 
-  # TLS towards clients. PEM files. With client_ca_file every client needs a
-  # certificate from it. Default: plain text.
+  # TLS towards clients, 1.2 or newer. PEM files; like all that hold certificates
+  # or keys, they are read again when they change and on SIGHUP. With
+  # client_ca_file every client needs a certificate from it; with client_names,
+  # one for any of these DNS names. Default: plain text.
   # tls {
   #   cert_file      = "/etc/pairdb/server.pem"
   #   key_file       = "/etc/pairdb/server-key.pem"
   #   client_ca_file = "/etc/pairdb/clients-ca.pem"
+  #   client_names   = ["app.example.com", "gateway.example.com"]
   # }
 }
 
@@ -67,6 +70,13 @@ metadata "postgres" {
   max_connections   = 50
   min_connections   = 10
   conn_max_lifetime = "30m"
+
+  # TLS; the same attributes as in storage. The server's certificate must be for
+  # its host. Default: what the url's sslmode says, else TLS where the server
+  # offers it, without a check of its certificate.
+  # tls {
+  #   ca_file = "/etc/pairdb/postgres-ca.pem"
+  # }
 }
 
 # metadata "sqlite" {
@@ -120,6 +130,10 @@ idempotency "redis" {
 #   url             = "postgres://coordinator@localhost:5432/pairdb_claims"
 #   max_connections = 20
 #   ttl             = "24h"
+#   # TLS of url, as in metadata "postgres".
+#   tls {
+#     ca_file = "/etc/pairdb/postgres-ca.pem"
+#   }
 # }
 
 # idempotency "badger" {
@@ -145,8 +159,11 @@ storage {
   # -dev the default is 3.
   embedded = 0
 
-  # TLS towards storage nodes. PEM files. cert_file and key_file, together, are
-  # this coordinator's own certificate. Default: plain text.
+  # TLS towards storage nodes, whose certificates must be for the hosts that they
+  # advertise. PEM files. cert_file and key_file, together, are this
+  # coordinator's own certificate: storage nodes that ask for one (coordinator
+  # storage -tls-client-ca) want it to be for the DNS name "coordinator". Default:
+  # plain text.
   # tls {
   #   ca_file   = "/etc/pairdb/storage-ca.pem"
   #   cert_file = "/etc/pairdb/coordinator.pem"

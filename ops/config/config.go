@@ -42,9 +42,11 @@ type Server struct {
 	TLS             *ServerTLS    // nil: plain text
 }
 
-// ServerTLS names PEM files. With ClientCAFile, clients need a certificate.
+// ServerTLS names PEM files. With ClientCAFile, clients need a certificate; with
+// ClientNames, one for any of those DNS names.
 type ServerTLS struct {
 	CertFile, KeyFile, ClientCAFile string
+	ClientNames                     []string
 }
 
 // Metadata names the metadata store: exactly one field is set.
@@ -55,7 +57,9 @@ type Metadata struct {
 
 // Postgres is a metadata store in PostgreSQL.
 type Postgres struct {
-	URL             Secret // complete: postgres://USER:PASSWORD@HOST:PORT/DATABASE?PARAMETERS
+	// URL is complete: postgres://USER:PASSWORD@HOST:PORT/DATABASE?PARAMETERS,
+	// the parameters of TLS included; so are the other URLs.
+	URL             Secret
 	SessionURL      Secret // past a pooler that does not keep sessions; empty: URL does
 	MaxConnections  int
 	MinConnections  int

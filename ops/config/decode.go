@@ -64,6 +64,12 @@ func (d *decoder) server(c *Server, blocks []serverBlock) {
 			b.text(&c.TLS.CertFile, t.CertFile, checkPath)
 			b.text(&c.TLS.KeyFile, t.KeyFile, checkPath)
 			b.text(&c.TLS.ClientCAFile, t.ClientCAFile, checkPath)
+			if t.ClientNames != nil {
+				b.texts(&c.TLS.ClientNames, t.ClientNames, checkHost)
+				if t.ClientCAFile == nil {
+					b.report(t.ClientNames.Range, "Names without authority", "server.tls.client_names needs server.tls.client_ca_file beside it.")
+				}
+			}
 			b.pair(t.CertFile, t.KeyFile)
 			if t.CertFile == nil && t.KeyFile == nil {
 				b.report(t.Range, "Missing certificate", "server.tls needs cert_file and key_file.")

@@ -39,6 +39,7 @@ type serverTLSBlock struct {
 	CertFile     *hcl.Attribute `hcl:"cert_file,optional"`
 	KeyFile      *hcl.Attribute `hcl:"key_file,optional"`
 	ClientCAFile *hcl.Attribute `hcl:"client_ca_file,optional"`
+	ClientNames  *hcl.Attribute `hcl:"client_names,optional"`
 }
 
 // backendBlock is a block whose label says which attributes it has.
@@ -50,16 +51,17 @@ type backendBlock struct {
 }
 
 type postgresBody struct {
-	URL             *hcl.Attribute `hcl:"url,optional"`
-	SessionURL      *hcl.Attribute `hcl:"session_url,optional"`
-	Host            *hcl.Attribute `hcl:"host,optional"`
-	Port            *hcl.Attribute `hcl:"port,optional"`
-	Database        *hcl.Attribute `hcl:"database,optional"`
-	User            *hcl.Attribute `hcl:"user,optional"`
-	Password        *hcl.Attribute `hcl:"password,optional"`
-	MaxConnections  *hcl.Attribute `hcl:"max_connections,optional"`
-	MinConnections  *hcl.Attribute `hcl:"min_connections,optional"`
-	ConnMaxLifetime *hcl.Attribute `hcl:"conn_max_lifetime,optional"`
+	URL             *hcl.Attribute   `hcl:"url,optional"`
+	SessionURL      *hcl.Attribute   `hcl:"session_url,optional"`
+	Host            *hcl.Attribute   `hcl:"host,optional"`
+	Port            *hcl.Attribute   `hcl:"port,optional"`
+	Database        *hcl.Attribute   `hcl:"database,optional"`
+	User            *hcl.Attribute   `hcl:"user,optional"`
+	Password        *hcl.Attribute   `hcl:"password,optional"`
+	MaxConnections  *hcl.Attribute   `hcl:"max_connections,optional"`
+	MinConnections  *hcl.Attribute   `hcl:"min_connections,optional"`
+	ConnMaxLifetime *hcl.Attribute   `hcl:"conn_max_lifetime,optional"`
+	TLS             []clientTLSBlock `hcl:"tls,block"`
 }
 
 type sqliteBody struct {
@@ -85,9 +87,10 @@ type redisBody struct {
 }
 
 type postgresClaimsBody struct {
-	URL            *hcl.Attribute `hcl:"url,optional"`
-	MaxConnections *hcl.Attribute `hcl:"max_connections,optional"`
-	TTL            *hcl.Attribute `hcl:"ttl,optional"`
+	URL            *hcl.Attribute   `hcl:"url,optional"`
+	MaxConnections *hcl.Attribute   `hcl:"max_connections,optional"`
+	TTL            *hcl.Attribute   `hcl:"ttl,optional"`
+	TLS            []clientTLSBlock `hcl:"tls,block"`
 }
 
 type badgerBody struct {
