@@ -207,7 +207,11 @@ cache {
   max_size = 10000
 }
 
-# Who may call. Default: no authentication.
+# Who may call. With it every RPC of the API needs the metadata
+# "authorization: Bearer TOKEN", with a JSON Web Token whose claims name the
+# tenants that the caller may reach, and its roles: "admin" administers tenants and
+# storage nodes. Default: no authentication; -dev then refuses to listen beyond
+# loopback without the flag -allow-remote.
 # auth {
 #   jwt {
 #     # Claims that a token must have. Default: not checked.
@@ -217,16 +221,21 @@ cache {
 #     # Clock difference to put up with. 0s to 1h.
 #     leeway = "30s"
 #
-#     # Verification keys: one block each, labelled with the key id; algorithm is
-#     # one of HS, RS, PS and ES with 256, 384 or 512, or EdDSA; file holds PEM or,
-#     # for HS, the secret's bytes. Or a JSON Web Key Set.
+#     # Verification keys: one block each, labelled with the key id, which tokens
+#     # name; algorithm, which alone tokens of the key may use, is one of HS, RS, PS
+#     # and ES with 256, 384 or 512, or EdDSA; file holds PEM (a public key or a
+#     # certificate) or, for HS, the secret's bytes, at least 16. And, or instead, a
+#     # JSON Web Key Set. To rotate, have the old and the new key side by side. The
+#     # files are read again when they change and on SIGHUP; tokens of a key that
+#     # is gone end at once.
 #     key "2026-01" {
 #       algorithm = "EdDSA"
 #       file      = "/etc/pairdb/jwt-2026-01.pem"
 #     }
 #     jwks_file = "/etc/pairdb/jwks.json"
 #
-#     # The claims that name the caller's tenants and roles.
+#     # The claims that name the caller's tenants and roles: a string or a list of
+#     # them each. The tenant "*" stands for all.
 #     tenant_claim = "tenant_id"
 #     roles_claim  = "roles"
 #   }

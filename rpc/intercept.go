@@ -134,6 +134,8 @@ type routed struct {
 	decode  func(any) error // gRPC's own
 	unread  error           // what gRPC has already told the client
 	read    func(any) error // its method, kept since making it allocates
+	caller  *caller
+	access  access
 }
 
 func newRouted() any {
@@ -150,14 +152,14 @@ func (r *routed) readRequest(in any) error {
 	if r.request.Fault != nil {
 		return fmt.Errorf("%w: %w", errMalformed, r.request.Fault)
 	}
-	return nil
+	return r.access.allow(r.caller, in)
 }
 
 // route wraps the generated handler of a method: it turns requests away while
 // draining, bounds them in time, survives their panics, tells the observer,
 // and turns errors into statuses.
 func (s *Server) route(method string, handle grpc.MethodHandler) grpc.MethodHandler {
-	operation := operationOf(method)
+	operation, rule := operationOf(method), accessRules[method]
 	mutation := operation == "write" || operation == "delete"
 	timeout := s.opts.WriteTimeout
 	if readOnly(method) {
@@ -169,8 +171,12 @@ func (s *Server) route(method string, handle grpc.MethodHandler) grpc.MethodHand
 	return func(srv any, ctx context.Context, decode func(any) error, interceptor grpc.UnaryServerInterceptor) (any, error) {
 		started := time.Now()
 		r := s.routed.Get().(*routed)
-		r.decode = decode
-		response, err := s.serve(srv, ctx, timeout, handle, interceptor, r.read)
+		r.decode, r.access = decode, rule
+		var response any
+		var err error
+		if r.caller, err = s.authenticate(ctx); err == nil {
+			response, err = s.serve(srv, ctx, timeout, handle, interceptor, r.read)
+		}
 		call := Call{Method: method, Operation: operation, Err: err, ctx: ctx}
 		switch {
 		case r.unread != nil:
@@ -198,7 +204,7 @@ func (s *Server) route(method string, handle grpc.MethodHandler) grpc.MethodHand
 			call.Took = time.Since(started)
 			s.opts.Observe(call)
 		}
-		r.request, r.decode, r.unread = codec.Tolerant{}, nil, nil
+		r.request, r.decode, r.unread, r.caller = codec.Tolerant{}, nil, nil, nil
 		s.routed.Put(r)
 		return response, err
 	}

@@ -28,6 +28,7 @@ type pipeline struct {
 	flow[*pipelined]
 	service *service
 	stream  grpc.ServerStream
+	caller  *caller
 	answers answers
 
 	// meanValue is about how many bytes a read of this stream has found lately,
@@ -43,7 +44,12 @@ func (s *service) Pipeline(stream grpc.BidiStreamingServer[coordinatorpb.Pipelin
 	if s.server.draining.Load() {
 		return statusOf(coord.ErrShuttingDown)
 	}
+	c, err := s.server.authenticate(stream.Context())
+	if err != nil {
+		return statusOf(err)
+	}
 	p := newPipeline(s, stream)
+	p.caller = c
 	s.server.pipelines.Add(1)
 	defer func() {
 		if s.server.pipelines.Add(-1) == 0 && s.server.draining.Load() {
@@ -98,6 +104,11 @@ func (p *pipeline) read() error {
 		if fault := tolerant.Fault; fault != nil {
 			return statusOf(fmt.Errorf("%w: %w", errMalformed, fault))
 		}
+		// A token that has ended ends the stream in good order: none of what
+		// came is begun, and a client sends it again on a stream with a new one.
+		if p.caller.stillGood() != nil {
+			return nil
+		}
 		now := time.Now()
 		mean, bytes := int(p.meanValue.Load()), 0
 		for _, op := range message.Operations {
@@ -133,6 +144,9 @@ func (p *pipeline) start(message *coordinatorpb.PipelineRequest, in *codec.Inbou
 		t.pipeline, t.id, t.kind, t.maxValue, t.started = p, op.Id, op.Kind, int(op.MaxValueBytes), now
 		t.cost = booked(op, mean)
 		level, err := s.checkOperation(op)
+		if err == nil {
+			err = p.caller.mayReach(op.TenantId)
+		}
 		if err == nil && draining {
 			err = coord.ErrShuttingDown
 		}

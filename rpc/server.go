@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc/reflection"
 
 	"github.com/pairdb/coordinator/coord"
+	"github.com/pairdb/coordinator/rpc/auth"
 	"github.com/pairdb/coordinator/rpc/codec"
 	"github.com/pairdb/coordinator/rpc/coordinatorpb"
 	"github.com/pairdb/coordinator/rpc/coordinatorpb/legacypb"
@@ -52,6 +53,9 @@ type Options struct {
 
 	// TLS secures connections; nil serves plaintext.
 	TLS credentials.TransportCredentials
+	// Auth verifies the token that every RPC of the service then needs; nil
+	// serves everybody.
+	Auth *auth.Verifier
 	// DefaultLevel is that of requests that name none [the engine's own].
 	DefaultLevel coord.Level
 	// MaxValue bounds a value in bytes [MaxValueBytes, which is also the most].
@@ -183,8 +187,10 @@ func NewServer(opts Options) (*Server, error) {
 		}),
 	)
 	s.grpc = grpc.NewServer(settings...)
-	s.register(coordinatorpb.CoordinatorService_ServiceDesc)
-	s.register(legacypb.CoordinatorService_ServiceDesc)
+	if err := errors.Join(s.register(coordinatorpb.CoordinatorService_ServiceDesc),
+		s.register(legacypb.CoordinatorService_ServiceDesc)); err != nil {
+		return nil, fmt.Errorf("gRPC server: %w", err)
+	}
 	grpc_health_v1.RegisterHealthServer(s.grpc, s.health)
 	reflection.Register(s.grpc)
 	for name := range s.grpc.GetServiceInfo() {
@@ -214,13 +220,22 @@ func connectionSettings(tls credentials.TransportCredentials) []grpc.ServerOptio
 	return settings
 }
 
-// register serves desc's methods through s.
-func (s *Server) register(desc grpc.ServiceDesc) {
+// register serves desc's methods through s. It fails where one has no access rule.
+func (s *Server) register(desc grpc.ServiceDesc) error {
+	for _, stream := range desc.Streams {
+		if accessRules[stream.StreamName] != accessOwnTenant {
+			return fmt.Errorf("%w: %s", errUndeclared, stream.StreamName)
+		}
+	}
 	desc.Methods = slices.Clone(desc.Methods)
 	for i := range desc.Methods {
+		if accessRules[desc.Methods[i].MethodName] == noAccess {
+			return fmt.Errorf("%w: %s", errUndeclared, desc.Methods[i].MethodName)
+		}
 		desc.Methods[i].Handler = s.route(desc.Methods[i].MethodName, desc.Methods[i].Handler)
 	}
 	s.grpc.RegisterService(&desc, s.service)
+	return nil
 }
 
 // Serve accepts connections until Stop, and then returns nil.

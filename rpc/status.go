@@ -44,6 +44,8 @@ type verdict struct {
 // What a store's failure caused stands before the deadline that ended it.
 var verdicts = [...]verdict{
 	{coord.ErrKeyNotFound, codes.NotFound, "KEY_NOT_FOUND", ""},
+	{errUnauthenticated, codes.Unauthenticated, "UNAUTHENTICATED", ""},
+	{errForbidden, codes.PermissionDenied, "FORBIDDEN", ""},
 	{coord.ErrInvalidRequest, codes.InvalidArgument, "INVALID_REQUEST", ""},
 	{errMalformed, codes.InvalidArgument, "INVALID_REQUEST", ""},
 	{coord.ErrInvalidReplicationFactor, codes.InvalidArgument, "INVALID_REPLICATION_FACTOR", ""},
@@ -101,7 +103,7 @@ func (v verdict) outcome(err error) coord.Outcome {
 		return failed.Outcome
 	}
 	switch v.kind {
-	case coord.ErrInvalidRequest, errMalformed, coord.ErrShuttingDown, coord.ErrOverloaded:
+	case errUnauthenticated, errForbidden, coord.ErrInvalidRequest, errMalformed, coord.ErrShuttingDown, coord.ErrOverloaded:
 		return coord.NotApplied
 	}
 	return coord.InDoubt

@@ -9,9 +9,6 @@ func refuseUnsupported(d *decoder, f *fileSchema) {
 	refuse := func(subject hcl.Range, what, without string) {
 		d.report(subject, what+" is not supported by this release yet", "Remove the block; "+without+".")
 	}
-	for _, auth := range f.Auth {
-		refuse(auth.Range, "auth", "without it every request is accepted")
-	}
 	for _, limits := range f.Limits {
 		refuse(limits.Range, "limits", "without it no tenant is limited")
 	}

@@ -72,6 +72,7 @@ func Coordinator(args []string, stderr io.Writer, env func(string) (string, bool
 	fs.StringVar(&s.Path, "config", "", "configuration `FILE` (HCL)")
 	fs.StringVar(&s.Flags.DataDir, "data", "", "keep the data in `DIR`; with -dev the default is a temporary directory")
 	fs.StringVar(&s.Flags.Listen, "listen", "", "gRPC `ADDR`ess, HOST:PORT; port 0 takes a free one")
+	fs.BoolVar(&s.Flags.AllowRemote, "allow-remote", false, "with -dev: listen beyond loopback although anyone may then read and write everything")
 	fs.StringVar(&s.Flags.OpsListen, "ops-listen", "", "`ADDR`ess of health and metrics, HOST:PORT")
 	fs.StringVar(&s.Flags.NodeID, "node-id", "", "this coordinator's `ID`, unique among those that share data")
 	fs.StringVar(&s.Flags.LogLevel, "log-level", "", "`LEVEL`: trace, debug, info, warn or error")

@@ -15,6 +15,7 @@ import (
 
 	"github.com/pairdb/coordinator/ops/certs"
 	"github.com/pairdb/coordinator/ops/config"
+	"github.com/pairdb/coordinator/rpc/auth"
 )
 
 // Guard holds what was opened. What is nil was not asked for.
@@ -23,6 +24,9 @@ type Guard struct {
 	Storage credentials.TransportCredentials // of this process's to storage nodes
 	// DialRedis connects to Redis.
 	DialRedis func(ctx context.Context, network, address string) (net.Conn, error)
+
+	// Tokens verifies clients' tokens.
+	Tokens *auth.Verifier
 
 	watcher certs.Watcher
 }
@@ -51,7 +55,25 @@ func Open(cfg *config.Config, events Events) (*Guard, error) {
 		}
 		g.DialRedis = c.DialTLS
 	}
+	if cfg.Auth != nil {
+		v, err := watched(g, "auth.jwt", auth.New, verifierOptions(&cfg.Auth.JWT))
+		if err != nil {
+			return nil, err
+		}
+		g.Tokens = v
+	}
 	return g, nil
+}
+
+func verifierOptions(j *config.JWT) auth.Options {
+	o := auth.Options{
+		Issuer: j.Issuer, Audience: j.Audience, Leeway: j.Leeway, JWKSFile: j.JWKSFile,
+		TenantClaim: j.TenantClaim, RolesClaim: j.RolesClaim,
+	}
+	for _, k := range j.Keys {
+		o.Keys = append(o.Keys, auth.Key{ID: k.ID, Algorithm: k.Algorithm, File: k.File})
+	}
+	return o
 }
 
 // OpenStorage reads the files of a storage node.

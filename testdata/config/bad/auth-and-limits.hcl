@@ -1,6 +1,6 @@
 metadata "sqlite" {}
 idempotency "badger" {}
-auth { # ERROR: auth is not supported by this release yet
+auth {
   jwt { # ERROR: Missing keys
     leeway = "2 minutes" # ERROR: Not a duration
   }
