@@ -241,20 +241,35 @@ cache {
 #   }
 # }
 
-# What is refused rather than served badly.
-# limits {
-#   # Bytes of one value, 1 to 10485760 (10 MiB).
-#   max_value_bytes = 10485760
-#
-#   # Requests under way at once; those beyond are refused. 1 to 1000000000.
-#   max_in_flight = 10000
-#
-#   # Of each tenant by itself; 0 means no limit.
-#   tenant {
-#     operations_per_second = 0
-#     bytes_per_second      = 0
-#     concurrency           = 0
-#   }
+# What is refused rather than served badly. Each coordinator counts by itself.
+limits {
+  # Bytes of one value, 1 to 10485760 (10 MiB).
+  max_value_bytes = 10485760
+
+  # Operations under way at once, 1 to 1000000000. While even the fastest take far
+  # longer than without load, fewer are let in: beyond that they would be late
+  # anyway. Those beyond are refused, of the tenants with the most under way first.
+  max_in_flight = 10000
+
+  # Bytes of values in memory, that came in or wait to be read by their clients;
+  # those beyond are refused. 1048576 (1 MiB) to 1125899906842624.
+  max_held_bytes = 536870912
+
+  # Of each tenant by itself, unless it has limits of its own (coordinator tenant
+  # set-limits); 0 means no limit. A tenant may use what a second gives it at once.
+  # Operations of a batch or pipeline count one by one, bytes are those of values
+  # written and read.
+  tenant {
+    operations_per_second = 0
+    bytes_per_second      = 0
+    concurrency           = 0 # operations under way at once
+  }
+}
+
+# Where operations of administrators are written, a JSON object a line: when, who,
+# what, on what, and with which outcome. Default: the log.
+# audit {
+#   file = "/var/log/pairdb/audit.jsonl"
 # }
 
 # Everything over HTTP: health, metrics, the console.

@@ -247,6 +247,10 @@ func serve(ctx context.Context, cfg *config.Config, dev bool, log hclog.Logger, 
 		ReadTimeout:    cfg.Server.ReadTimeout,
 		WriteTimeout:   cfg.Server.WriteTimeout,
 		MaxConnections: cfg.Server.MaxConnections,
+		MaxInFlight:    cfg.Limits.MaxInFlight,
+		MaxHeldBytes:   int64(cfg.Limits.MaxHeldBytes),
+		MaxTenants:     cfg.Cache.MaxSize,
+		TenantLimits:   coord.TenantLimits(cfg.Limits.Tenant),
 		Observe: func(c rpc.Call) {
 			measured.Request(c.Method, c.Code, c.Took)
 			requests.Log(logging.Request{

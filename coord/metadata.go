@@ -15,6 +15,7 @@ type Tenant struct {
 	ReplicationFactor int
 	CreatedAt         time.Time // to the second
 	UpdatedAt         time.Time // to the second
+	Limits            TenantLimits
 }
 
 // NodeStatus is a storage node's membership, not its reachability.
@@ -105,6 +106,8 @@ type Metadata interface {
 	CreateTenant(ctx context.Context, id string, replicationFactor int) (Tenant, error)
 	// SetReplicationFactor returns the tenant as it was and as it is; ErrTenantNotFound.
 	SetReplicationFactor(ctx context.Context, id string, replicationFactor int) (before, after Tenant, err error)
+	// SetTenantLimits returns the tenant as it is then; ErrTenantNotFound.
+	SetTenantLimits(ctx context.Context, id string, change LimitsChange) (Tenant, error)
 	// DeleteTenant fails with ErrTenantNotFound.
 	DeleteTenant(ctx context.Context, id string) error
 	// Tenants lists at most limit tenants with ids greater than after, by id in byte order.

@@ -38,6 +38,8 @@ var accessRules = map[string]access{
 	"GetTenant":               accessTenantOrAdmin,
 	"ListTenants":             accessAdmin,
 	"DeleteTenant":            accessAdmin,
+	"GetTenantLimits":         accessAdmin,
+	"SetTenantLimits":         accessAdmin,
 	"AddStorageNode":          accessAdmin,
 	"RemoveStorageNode":       accessAdmin,
 	"ListStorageNodes":        accessAnyone,

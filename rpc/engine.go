@@ -29,6 +29,9 @@ type Engine interface {
 	Tenants(ctx context.Context, after string, limit int) ([]coord.Tenant, error)
 	SetReplicationFactor(ctx context.Context, id string, replicationFactor int) (before, after coord.Tenant, err error)
 	DeleteTenant(ctx context.Context, id string) error
+	SetTenantLimits(ctx context.Context, id string, change coord.LimitsChange) (coord.Tenant, error)
+	// KnownLimits returns a tenant's own limits where they are at hand.
+	KnownLimits(id string) (limits coord.TenantLimits, known bool)
 
 	// AddNode asks the node for its UUID, and registers it.
 	AddNode(context.Context, coord.StorageNode) error

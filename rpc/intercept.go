@@ -112,7 +112,7 @@ const (
 func readOnly(method string) bool {
 	switch method {
 	case methodRead, "BatchRead", "ListKeys", "GetTenant", "ListTenants", "ListStorageNodes",
-		"GetMigrationStatus", "ListMigrations", "GetStatus":
+		"GetMigrationStatus", "ListMigrations", "GetStatus", "GetTenantLimits":
 		return true
 	}
 	return false

@@ -33,6 +33,8 @@ type script struct {
 	tenant     func(id string) (coord.Tenant, error)
 	create     func(id string, rf int) (coord.Tenant, error)
 	setRF      func(id string, rf int) (before, after coord.Tenant, err error)
+	setLimits  func(id string, change coord.LimitsChange) (coord.Tenant, error)
+	limits     func(id string) (coord.TenantLimits, bool)
 	drop       func(id string) error
 	addNode    func(coord.StorageNode) error
 	removeNode func(id string, force bool) error
@@ -72,6 +74,15 @@ func (s *script) Tenants(_ context.Context, after string, limit int) ([]coord.Te
 }
 func (s *script) SetReplicationFactor(_ context.Context, id string, rf int) (before, after coord.Tenant, err error) {
 	return s.setRF(id, rf)
+}
+func (s *script) SetTenantLimits(_ context.Context, id string, change coord.LimitsChange) (coord.Tenant, error) {
+	return s.setLimits(id, change)
+}
+func (s *script) KnownLimits(id string) (coord.TenantLimits, bool) {
+	if s.limits == nil {
+		return coord.TenantLimits{}, false
+	}
+	return s.limits(id)
 }
 func (s *script) DeleteTenant(_ context.Context, id string) error       { return s.drop(id) }
 func (s *script) AddNode(_ context.Context, n coord.StorageNode) error  { return s.addNode(n) }

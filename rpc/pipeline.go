@@ -221,6 +221,7 @@ type pipelined struct {
 	key      string
 	maxValue int // of a read
 	cost     int // bytes that the request is booked with
+	held     int // bytes of the value found that the limiter knows of
 	started  time.Time
 
 	written coord.WriteResult
@@ -230,6 +231,9 @@ type pipelined struct {
 }
 
 func (s *Server) release(t *pipelined) {
+	if t.held > 0 {
+		s.limiter.Hold(-t.held)
+	}
 	*t = pipelined{}
 	s.pipelined.Put(t)
 }
@@ -298,6 +302,11 @@ func (t *pipelined) Found(r coord.ReadResult, err error) {
 		t.pipeline.meanValue.Store(mean + (int64(len(r.Value))-mean)/8)
 		if t.maxValue != 0 && len(r.Value) > t.maxValue {
 			r.Value, t.omitted = nil, true
+		}
+		if limiter := t.pipeline.service.server.limiter; !limiter.HasRoom(len(r.Value)) {
+			r, err = coord.ReadResult{}, errNoRoomForAnswer
+		} else if t.held = len(r.Value); t.held > 0 {
+			limiter.Hold(t.held)
 		}
 	}
 	t.found = r

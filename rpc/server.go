@@ -24,6 +24,7 @@ import (
 	"github.com/pairdb/coordinator/rpc/codec"
 	"github.com/pairdb/coordinator/rpc/coordinatorpb"
 	"github.com/pairdb/coordinator/rpc/coordinatorpb/legacypb"
+	"github.com/pairdb/coordinator/rpc/limit"
 )
 
 // messageSlack is what a message may be larger than the largest value: the
@@ -83,6 +84,15 @@ type Options struct {
 	// connection can end [MaxConnectionAge / 4].
 	MaxPipelineAge time.Duration
 
+	// MaxInFlight bounds the operations under way at once, and MaxHeldBytes the
+	// bytes of values that are held for them [10,000, 512 MiB]. TenantLimits
+	// bound each tenant that has no limits of its own, 0 meaning no limit, and
+	// MaxTenants the tenants that are told apart [10,000].
+	MaxInFlight  int
+	MaxHeldBytes int64
+	TenantLimits coord.TenantLimits
+	MaxTenants   int
+
 	// Observe is told of every RPC of the service when it has ended, and of
 	// every operation of a Pipeline or batch as of an RPC of its own, on its
 	// path and from any goroutine; it must be quick. May be nil.
@@ -105,6 +115,10 @@ func (o Options) withDefaults() (Options, error) {
 	var faults []error
 	if o.Engine == nil {
 		faults = append(faults, errors.New("no engine"))
+	}
+	if min(int64(o.MaxInFlight), o.MaxHeldBytes, int64(o.MaxTenants), o.TenantLimits.OperationsPerSecond,
+		o.TenantLimits.BytesPerSecond, o.TenantLimits.Concurrency) < 0 {
+		faults = append(faults, errors.New("a negative limit"))
 	}
 	if o.MaxValue < 0 || o.MaxValue > MaxValueBytes {
 		faults = append(faults, fmt.Errorf("largest value is %d bytes, want 1 to %d", o.MaxValue, MaxValueBytes))
@@ -141,6 +155,7 @@ type Server struct {
 	grpc    *grpc.Server
 	health  *health.Server
 	service *service
+	limiter *limit.Limiter
 
 	inFlight  atomic.Int64 // requests
 	pipelines atomic.Int64 // streams of pipelined requests
@@ -171,7 +186,11 @@ func NewServer(opts Options) (*Server, error) {
 		routed:    sync.Pool{New: newRouted},
 		pipelined: sync.Pool{New: func() any { return new(pipelined) }},
 	}
-	s.service = &service{server: s, engine: opts.Engine, defaultLevel: opts.DefaultLevel, maxValue: opts.MaxValue,
+	s.limiter = limit.New(limit.Options{
+		MaxInFlight: opts.MaxInFlight, MaxBytes: opts.MaxHeldBytes, Tenant: opts.TenantLimits, MaxTenants: opts.MaxTenants,
+		Of: opts.Engine.KnownLimits,
+	})
+	s.service = &service{server: s, engine: newAdmission(opts.Engine, s.limiter), defaultLevel: opts.DefaultLevel, maxValue: opts.MaxValue,
 		readTimeout: opts.ReadTimeout, writeTimeout: opts.WriteTimeout, version: opts.Version}
 	s.streams, s.cancelStreams = context.WithCancel(context.Background())
 	settings := append(connectionSettings(opts.TLS),
@@ -252,6 +271,9 @@ func (s *Server) Connections() int { return int(s.connections.Load()) }
 
 // RefusedConnections is how many were closed for being beyond MaxConnections.
 func (s *Server) RefusedConnections() int64 { return s.refused.Load() }
+
+// Limiter is what admits operations, for its figures.
+func (s *Server) Limiter() *limit.Limiter { return s.limiter }
 
 // InFlight is how many requests are being served.
 func (s *Server) InFlight() int { return int(s.inFlight.Load()) }

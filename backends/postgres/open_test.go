@@ -85,8 +85,8 @@ func TestThirtyStartTogether(t *testing.T) {
 	migrations := must(embeddedMigrations())(t)
 	var versions, version int
 	if err := stores[0].db.pool.QueryRow(t.Context(), "SELECT count(*), max(version) FROM pairdb_schema").Scan(&versions, &version); err != nil ||
-		versions != 1 || version != len(migrations) {
-		t.Errorf("the schema's row is there %d times with version %d, %v; want once with %d", versions, version, err, len(migrations))
+		versions != 1 || version != latest(migrations) {
+		t.Errorf("the schema's row is there %d times with version %d, %v; want once with %d", versions, version, err, latest(migrations))
 	}
 }
 
@@ -136,7 +136,7 @@ func TestMigrations(t *testing.T) {
 
 func TestMigrationNames(t *testing.T) {
 	for what, names := range map[string][]string{
-		"gap": {"0001_a.sql", "0003_b.sql"}, "not from one": {"0002_a.sql"}, "number twice": {"0001_a.sql", "0001_b.sql"},
+		"not from one": {"0002_a.sql"}, "number twice": {"0001_a.sql", "0001_b.sql"},
 		"other file": {"0001_a.sql", "README"}, "short number": {"1_a.sql"}, "without words": {"0001.sql"},
 	} {
 		dir := fstest.MapFS{}

@@ -11,7 +11,7 @@ import (
 )
 
 const (
-	tenantColumns = "id, replication_factor, created_at, updated_at"
+	tenantColumns = "id, replication_factor, created_at, updated_at, operations_per_second, bytes_per_second, concurrency"
 	// nowSeconds is the database's clock.
 	nowSeconds = "floor(extract(epoch FROM clock_timestamp()))::bigint"
 )
@@ -19,7 +19,8 @@ const (
 func scanTenant(row pgx.Row) (coord.Tenant, error) {
 	var t coord.Tenant
 	var created, updated int64
-	if err := row.Scan(&t.ID, &t.ReplicationFactor, &created, &updated); err != nil {
+	if err := row.Scan(&t.ID, &t.ReplicationFactor, &created, &updated,
+		&t.Limits.OperationsPerSecond, &t.Limits.BytesPerSecond, &t.Limits.Concurrency); err != nil {
 		return coord.Tenant{}, err
 	}
 	t.CreatedAt = time.Unix(created, 0).UTC()
@@ -50,7 +51,7 @@ func (s *Store) CreateTenant(ctx context.Context, id string, replicationFactor i
 	var t coord.Tenant
 	err := s.db.update(ctx, func(ctx context.Context, tx pgx.Tx) (err error) {
 		t, err = scanTenant(tx.QueryRow(ctx, "INSERT INTO tenants ("+tenantColumns+`)
-			SELECT $1, $2, now, now FROM (SELECT `+nowSeconds+` AS now) AS clock
+			SELECT $1, $2, now, now, 0, 0, 0 FROM (SELECT `+nowSeconds+` AS now) AS clock
 			ON CONFLICT DO NOTHING RETURNING `+tenantColumns, id, replicationFactor))
 		t, err = tenantOr(coord.ErrTenantExists, t, err, id)
 		return err

@@ -11,12 +11,13 @@ import (
 	sqlite3 "modernc.org/sqlite/lib"
 )
 
-const tenantColumns = "id, replication_factor, created_at, updated_at"
+const tenantColumns = "id, replication_factor, created_at, updated_at, operations_per_second, bytes_per_second, concurrency"
 
 func scanTenant(row interface{ Scan(...any) error }) (coord.Tenant, error) {
 	var t coord.Tenant
 	var created, updated int64
-	if err := row.Scan(&t.ID, &t.ReplicationFactor, &created, &updated); err != nil {
+	if err := row.Scan(&t.ID, &t.ReplicationFactor, &created, &updated,
+		&t.Limits.OperationsPerSecond, &t.Limits.BytesPerSecond, &t.Limits.Concurrency); err != nil {
 		return coord.Tenant{}, err
 	}
 	t.CreatedAt = time.Unix(created, 0).UTC()
@@ -44,7 +45,7 @@ func (s *Store) CreateTenant(ctx context.Context, id string, replicationFactor i
 	var t coord.Tenant
 	err := s.update(ctx, fmt.Sprintf("create tenant %q", id), func(tx *sql.Tx) (err error) {
 		t, err = scanTenant(tx.QueryRowContext(ctx,
-			"INSERT INTO tenants ("+tenantColumns+") VALUES (?1, ?2, ?3, ?3) RETURNING "+tenantColumns,
+			"INSERT INTO tenants ("+tenantColumns+") VALUES (?1, ?2, ?3, ?3, 0, 0, 0) RETURNING "+tenantColumns,
 			id, replicationFactor, s.wall().Unix()))
 		if extendedCode(err) == sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY {
 			return fmt.Errorf("%w: %q", coord.ErrTenantExists, id)

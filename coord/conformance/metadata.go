@@ -57,6 +57,7 @@ func Metadata(t *testing.T, newStore func(t *testing.T) OpenMetadata) {
 		{"identity/auto takes the lowest free", autoIdentity},
 		{"identity/auto concurrently", concurrentAutoIdentities},
 		{"lease/one owner", leaseOwner},
+		{"tenant/limits", tenantLimits},
 		{"lease/release", leaseRelease},
 		{"lease/ends", leaseEndsByItself},
 		{"lease/renewed", leaseRenewed},
@@ -158,7 +159,7 @@ func wantTopology(t *testing.T, what string, got coord.Topology, epoch uint64, n
 
 func sameTenant(a, b coord.Tenant) bool {
 	return a.ID == b.ID && a.ReplicationFactor == b.ReplicationFactor &&
-		a.CreatedAt.Equal(b.CreatedAt) && a.UpdatedAt.Equal(b.UpdatedAt)
+		a.CreatedAt.Equal(b.CreatedAt) && a.UpdatedAt.Equal(b.UpdatedAt) && a.Limits == b.Limits
 }
 
 // wantTenant compares with what every handle finds.

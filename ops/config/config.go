@@ -25,6 +25,7 @@ type Config struct {
 	Cache        Cache
 	Auth         *Auth // nil: no authentication
 	Limits       Limits
+	Audit        Audit
 	Metrics      Metrics
 	Logging      Logging
 
@@ -173,14 +174,20 @@ type JWTKey struct {
 type Limits struct {
 	MaxValueBytes int
 	MaxInFlight   int
+	MaxHeldBytes  int // of values in memory
 	Tenant        TenantLimits
 }
 
 // TenantLimits hold for each tenant by itself; 0 means no limit.
 type TenantLimits struct {
-	OperationsPerSecond int
-	BytesPerSecond      int
-	Concurrency         int
+	OperationsPerSecond int64
+	BytesPerSecond      int64
+	Concurrency         int64
+}
+
+// Audit is where operations of administrators are written.
+type Audit struct {
+	File string // empty: the log
 }
 
 // Metrics is the listener of everything over HTTP. Enabled is about Path alone.
@@ -222,7 +229,7 @@ func defaults(dev bool) *Config {
 			RepairAsync:  true,
 		},
 		Cache:   Cache{TenantConfigTTL: 5 * time.Minute, MaxSize: 10_000},
-		Limits:  Limits{MaxValueBytes: MaxValueBytes, MaxInFlight: 10_000},
+		Limits:  Limits{MaxValueBytes: MaxValueBytes, MaxInFlight: 10_000, MaxHeldBytes: 512 << 20},
 		Metrics: Metrics{Enabled: true, Listen: "0.0.0.0:9090", Path: "/metrics"},
 		Logging: Logging{Level: "info", Format: "json"},
 	}

@@ -179,7 +179,7 @@ func TestGoodFiles(t *testing.T) {
 		Consistency: Consistency{DefaultLevel: coord.All, WriteTimeout: time.Second,
 			ReadTimeout: 500 * time.Millisecond},
 		Cache:   Cache{TenantConfigTTL: 10 * time.Second, MaxSize: 5},
-		Limits:  Limits{MaxValueBytes: 10 << 20, MaxInFlight: 10_000},
+		Limits:  Limits{MaxValueBytes: 10 << 20, MaxInFlight: 10_000, MaxHeldBytes: 512 << 20},
 		Metrics: Metrics{Enabled: false, Listen: ":0", Path: "/prometheus", PProf: true},
 		Logging: Logging{Level: "warn", Format: "text"},
 	}
@@ -214,7 +214,7 @@ idempotency "redis" {}
 }
 
 // The examples that coordinator.hcl comments out are right, too: each block
-// decodes without a fault other than that it is not supported yet.
+// decodes without a fault.
 func TestCommentedExamplesDecode(t *testing.T) {
 	text, err := os.ReadFile("../../coordinator.hcl")
 	if err != nil {
@@ -237,15 +237,7 @@ func TestCommentedExamplesDecode(t *testing.T) {
 		}
 		out = append(out, example.ReplaceAllString(line, "$1$2"))
 	}
-	faults := mustFail(t, Source{}, strings.Join(out, "\n"))
-	if len(faults) != 1 {
-		t.Errorf("want limits unsupported, got:\n%v", faults)
-	}
-	for _, f := range faults {
-		if !strings.HasSuffix(f.Summary, "is not supported by this release yet") {
-			t.Errorf("%v", f)
-		}
-	}
+	mustParse(t, Source{}, strings.Join(out, "\n"))
 }
 
 func TestEverySettingIsDocumented(t *testing.T) {

@@ -37,6 +37,7 @@ func (d *decoder) file(c *Config, f *fileSchema) postgresAddress {
 	d.cache(&c.Cache, f.Cache)
 	d.auth(c, f.Auth)
 	d.limits(&c.Limits, f.Limits)
+	d.audit(&c.Audit, f.Audit)
 	d.metrics(&c.Metrics, f.Metrics)
 	d.logging(&c.Logging, f.Logging)
 	return address
@@ -210,11 +211,18 @@ func (d *decoder) limits(c *Limits, blocks []limitsBlock) {
 	each(d, "limits", blocks, func(l *limitsBlock) hcl.Range { return l.Range }, func(b block, l *limitsBlock) {
 		b.integer(&c.MaxValueBytes, l.MaxValueBytes, 1, MaxValueBytes)
 		b.integer(&c.MaxInFlight, l.MaxInFlight, 1, maxCount)
+		b.integer(&c.MaxHeldBytes, l.MaxHeldBytes, 1<<20, 1<<50)
 		each(d, "limits.tenant", l.Tenant, func(t *tenantLimitsBlock) hcl.Range { return t.Range }, func(b block, t *tenantLimitsBlock) {
-			b.integer(&c.Tenant.OperationsPerSecond, t.OperationsPerSecond, 0, maxCount)
-			b.integer(&c.Tenant.BytesPerSecond, t.BytesPerSecond, 0, 1<<50)
-			b.integer(&c.Tenant.Concurrency, t.Concurrency, 0, maxCount)
+			b.integer64(&c.Tenant.OperationsPerSecond, t.OperationsPerSecond, 0, maxCount)
+			b.integer64(&c.Tenant.BytesPerSecond, t.BytesPerSecond, 0, 1<<50)
+			b.integer64(&c.Tenant.Concurrency, t.Concurrency, 0, maxCount)
 		})
+	})
+}
+
+func (d *decoder) audit(c *Audit, blocks []auditBlock) {
+	each(d, "audit", blocks, func(a *auditBlock) hcl.Range { return a.Range }, func(b block, a *auditBlock) {
+		b.text(&c.File, a.File, checkPath)
 	})
 }
 

@@ -73,7 +73,6 @@ func parse(src Source, text []byte) (*Config, error) {
 
 	c := defaults(src.Dev)
 	address := d.file(c, &f)
-	refuseUnsupported(d, &f)
 	d.stores(c, stands, src, end)
 	if src.Env != nil {
 		d.environment(c, &address, src.Env)

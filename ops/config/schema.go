@@ -20,6 +20,7 @@ type fileSchema struct {
 	Cache        []cacheBlock       `hcl:"cache,block"`
 	Auth         []authBlock        `hcl:"auth,block"`
 	Limits       []limitsBlock      `hcl:"limits,block"`
+	Audit        []auditBlock       `hcl:"audit,block"`
 	Metrics      []metricsBlock     `hcl:"metrics,block"`
 	Logging      []loggingBlock     `hcl:"logging,block"`
 }
@@ -167,6 +168,7 @@ type limitsBlock struct {
 	Range         hcl.Range           `hcl:",def_range"`
 	MaxValueBytes *hcl.Attribute      `hcl:"max_value_bytes,optional"`
 	MaxInFlight   *hcl.Attribute      `hcl:"max_in_flight,optional"`
+	MaxHeldBytes  *hcl.Attribute      `hcl:"max_held_bytes,optional"`
 	Tenant        []tenantLimitsBlock `hcl:"tenant,block"`
 }
 
@@ -175,6 +177,11 @@ type tenantLimitsBlock struct {
 	OperationsPerSecond *hcl.Attribute `hcl:"operations_per_second,optional"`
 	BytesPerSecond      *hcl.Attribute `hcl:"bytes_per_second,optional"`
 	Concurrency         *hcl.Attribute `hcl:"concurrency,optional"`
+}
+
+type auditBlock struct {
+	Range hcl.Range      `hcl:",def_range"`
+	File  *hcl.Attribute `hcl:"file,optional"`
 }
 
 type metricsBlock struct {

@@ -52,6 +52,8 @@ var rules = map[string]struct{ tenant, admin, anyone bool }{
 	"GetTenant":               {tenant: true, admin: true},
 	"ListTenants":             {admin: true},
 	"DeleteTenant":            {admin: true},
+	"GetTenantLimits":         {admin: true},
+	"SetTenantLimits":         {admin: true},
 	"AddStorageNode":          {admin: true},
 	"RemoveStorageNode":       {admin: true},
 	"ListStorageNodes":        {anyone: true},
@@ -112,6 +114,10 @@ func (e *engine) Tenants(context.Context, string, int) ([]coord.Tenant, error) {
 func (e *engine) SetReplicationFactor(context.Context, string, int) (before, after coord.Tenant, err error) {
 	return before, after, e.note()
 }
+func (e *engine) SetTenantLimits(context.Context, string, coord.LimitsChange) (coord.Tenant, error) {
+	return coord.Tenant{}, e.note()
+}
+func (e *engine) KnownLimits(string) (coord.TenantLimits, bool)    { return coord.TenantLimits{}, false }
 func (e *engine) DeleteTenant(context.Context, string) error       { return e.note() }
 func (e *engine) AddNode(context.Context, coord.StorageNode) error { return e.note() }
 func (e *engine) RemoveNode(context.Context, string, bool) error   { return e.note() }

@@ -2162,6 +2162,316 @@ func (x *DeleteTenantResponse) GetErrorMessage() string {
 	return ""
 }
 
+// TenantLimits bound what one tenant may ask of one coordinator.
+type TenantLimits struct {
+	state               protoimpl.MessageState `protogen:"open.v1"`
+	OperationsPerSecond int64                  `protobuf:"varint,1,opt,name=operations_per_second,json=operationsPerSecond,proto3" json:"operations_per_second,omitempty"` // -1: no limit
+	BytesPerSecond      int64                  `protobuf:"varint,2,opt,name=bytes_per_second,json=bytesPerSecond,proto3" json:"bytes_per_second,omitempty"`                // of values, written and read; -1: no limit
+	Concurrency         int64                  `protobuf:"varint,3,opt,name=concurrency,proto3" json:"concurrency,omitempty"`                                              // operations under way at once; -1: no limit
+	unknownFields       protoimpl.UnknownFields
+	sizeCache           protoimpl.SizeCache
+}
+
+func (x *TenantLimits) Reset() {
+	*x = TenantLimits{}
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TenantLimits) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TenantLimits) ProtoMessage() {}
+
+func (x *TenantLimits) ProtoReflect() protoreflect.Message {
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TenantLimits.ProtoReflect.Descriptor instead.
+func (*TenantLimits) Descriptor() ([]byte, []int) {
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *TenantLimits) GetOperationsPerSecond() int64 {
+	if x != nil {
+		return x.OperationsPerSecond
+	}
+	return 0
+}
+
+func (x *TenantLimits) GetBytesPerSecond() int64 {
+	if x != nil {
+		return x.BytesPerSecond
+	}
+	return 0
+}
+
+func (x *TenantLimits) GetConcurrency() int64 {
+	if x != nil {
+		return x.Concurrency
+	}
+	return 0
+}
+
+type GetTenantLimitsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	TenantId      string                 `protobuf:"bytes,1,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetTenantLimitsRequest) Reset() {
+	*x = GetTenantLimitsRequest{}
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetTenantLimitsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetTenantLimitsRequest) ProtoMessage() {}
+
+func (x *GetTenantLimitsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetTenantLimitsRequest.ProtoReflect.Descriptor instead.
+func (*GetTenantLimitsRequest) Descriptor() ([]byte, []int) {
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *GetTenantLimitsRequest) GetTenantId() string {
+	if x != nil {
+		return x.TenantId
+	}
+	return ""
+}
+
+type GetTenantLimitsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Success       bool                   `protobuf:"varint,1,opt,name=success,proto3" json:"success,omitempty"`
+	TenantId      string                 `protobuf:"bytes,2,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
+	Set           *TenantLimits          `protobuf:"bytes,3,opt,name=set,proto3" json:"set,omitempty"`                        // the tenant's own; 0: as the coordinators' configurations say
+	InForce       *TenantLimits          `protobuf:"bytes,4,opt,name=in_force,json=inForce,proto3" json:"in_force,omitempty"` // on the coordinator that answers
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetTenantLimitsResponse) Reset() {
+	*x = GetTenantLimitsResponse{}
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetTenantLimitsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetTenantLimitsResponse) ProtoMessage() {}
+
+func (x *GetTenantLimitsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetTenantLimitsResponse.ProtoReflect.Descriptor instead.
+func (*GetTenantLimitsResponse) Descriptor() ([]byte, []int) {
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *GetTenantLimitsResponse) GetSuccess() bool {
+	if x != nil {
+		return x.Success
+	}
+	return false
+}
+
+func (x *GetTenantLimitsResponse) GetTenantId() string {
+	if x != nil {
+		return x.TenantId
+	}
+	return ""
+}
+
+func (x *GetTenantLimitsResponse) GetSet() *TenantLimits {
+	if x != nil {
+		return x.Set
+	}
+	return nil
+}
+
+func (x *GetTenantLimitsResponse) GetInForce() *TenantLimits {
+	if x != nil {
+		return x.InForce
+	}
+	return nil
+}
+
+type SetTenantLimitsRequest struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	TenantId string                 `protobuf:"bytes,1,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
+	// What is absent stays as it is. 0: as the coordinators' configurations say; -1: no limit.
+	OperationsPerSecond *int64 `protobuf:"varint,2,opt,name=operations_per_second,json=operationsPerSecond,proto3,oneof" json:"operations_per_second,omitempty"`
+	BytesPerSecond      *int64 `protobuf:"varint,3,opt,name=bytes_per_second,json=bytesPerSecond,proto3,oneof" json:"bytes_per_second,omitempty"`
+	Concurrency         *int64 `protobuf:"varint,4,opt,name=concurrency,proto3,oneof" json:"concurrency,omitempty"`
+	unknownFields       protoimpl.UnknownFields
+	sizeCache           protoimpl.SizeCache
+}
+
+func (x *SetTenantLimitsRequest) Reset() {
+	*x = SetTenantLimitsRequest{}
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetTenantLimitsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetTenantLimitsRequest) ProtoMessage() {}
+
+func (x *SetTenantLimitsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetTenantLimitsRequest.ProtoReflect.Descriptor instead.
+func (*SetTenantLimitsRequest) Descriptor() ([]byte, []int) {
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *SetTenantLimitsRequest) GetTenantId() string {
+	if x != nil {
+		return x.TenantId
+	}
+	return ""
+}
+
+func (x *SetTenantLimitsRequest) GetOperationsPerSecond() int64 {
+	if x != nil && x.OperationsPerSecond != nil {
+		return *x.OperationsPerSecond
+	}
+	return 0
+}
+
+func (x *SetTenantLimitsRequest) GetBytesPerSecond() int64 {
+	if x != nil && x.BytesPerSecond != nil {
+		return *x.BytesPerSecond
+	}
+	return 0
+}
+
+func (x *SetTenantLimitsRequest) GetConcurrency() int64 {
+	if x != nil && x.Concurrency != nil {
+		return *x.Concurrency
+	}
+	return 0
+}
+
+type SetTenantLimitsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Success       bool                   `protobuf:"varint,1,opt,name=success,proto3" json:"success,omitempty"`
+	TenantId      string                 `protobuf:"bytes,2,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
+	Set           *TenantLimits          `protobuf:"bytes,3,opt,name=set,proto3" json:"set,omitempty"`
+	InForce       *TenantLimits          `protobuf:"bytes,4,opt,name=in_force,json=inForce,proto3" json:"in_force,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetTenantLimitsResponse) Reset() {
+	*x = SetTenantLimitsResponse{}
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetTenantLimitsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetTenantLimitsResponse) ProtoMessage() {}
+
+func (x *SetTenantLimitsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetTenantLimitsResponse.ProtoReflect.Descriptor instead.
+func (*SetTenantLimitsResponse) Descriptor() ([]byte, []int) {
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *SetTenantLimitsResponse) GetSuccess() bool {
+	if x != nil {
+		return x.Success
+	}
+	return false
+}
+
+func (x *SetTenantLimitsResponse) GetTenantId() string {
+	if x != nil {
+		return x.TenantId
+	}
+	return ""
+}
+
+func (x *SetTenantLimitsResponse) GetSet() *TenantLimits {
+	if x != nil {
+		return x.Set
+	}
+	return nil
+}
+
+func (x *SetTenantLimitsResponse) GetInForce() *TenantLimits {
+	if x != nil {
+		return x.InForce
+	}
+	return nil
+}
+
 type AddStorageNodeRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	NodeId        string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
@@ -2174,7 +2484,7 @@ type AddStorageNodeRequest struct {
 
 func (x *AddStorageNodeRequest) Reset() {
 	*x = AddStorageNodeRequest{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[32]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2186,7 +2496,7 @@ func (x *AddStorageNodeRequest) String() string {
 func (*AddStorageNodeRequest) ProtoMessage() {}
 
 func (x *AddStorageNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[32]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2199,7 +2509,7 @@ func (x *AddStorageNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddStorageNodeRequest.ProtoReflect.Descriptor instead.
 func (*AddStorageNodeRequest) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{32}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *AddStorageNodeRequest) GetNodeId() string {
@@ -2244,7 +2554,7 @@ type AddStorageNodeResponse struct {
 
 func (x *AddStorageNodeResponse) Reset() {
 	*x = AddStorageNodeResponse{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[33]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2256,7 +2566,7 @@ func (x *AddStorageNodeResponse) String() string {
 func (*AddStorageNodeResponse) ProtoMessage() {}
 
 func (x *AddStorageNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[33]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2269,7 +2579,7 @@ func (x *AddStorageNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddStorageNodeResponse.ProtoReflect.Descriptor instead.
 func (*AddStorageNodeResponse) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{33}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *AddStorageNodeResponse) GetSuccess() bool {
@@ -2324,7 +2634,7 @@ type RemoveStorageNodeRequest struct {
 
 func (x *RemoveStorageNodeRequest) Reset() {
 	*x = RemoveStorageNodeRequest{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[34]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2336,7 +2646,7 @@ func (x *RemoveStorageNodeRequest) String() string {
 func (*RemoveStorageNodeRequest) ProtoMessage() {}
 
 func (x *RemoveStorageNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[34]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2349,7 +2659,7 @@ func (x *RemoveStorageNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveStorageNodeRequest.ProtoReflect.Descriptor instead.
 func (*RemoveStorageNodeRequest) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{34}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *RemoveStorageNodeRequest) GetNodeId() string {
@@ -2380,7 +2690,7 @@ type RemoveStorageNodeResponse struct {
 
 func (x *RemoveStorageNodeResponse) Reset() {
 	*x = RemoveStorageNodeResponse{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[35]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2392,7 +2702,7 @@ func (x *RemoveStorageNodeResponse) String() string {
 func (*RemoveStorageNodeResponse) ProtoMessage() {}
 
 func (x *RemoveStorageNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[35]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2405,7 +2715,7 @@ func (x *RemoveStorageNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveStorageNodeResponse.ProtoReflect.Descriptor instead.
 func (*RemoveStorageNodeResponse) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{35}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *RemoveStorageNodeResponse) GetSuccess() bool {
@@ -2459,7 +2769,7 @@ type GetMigrationStatusRequest struct {
 
 func (x *GetMigrationStatusRequest) Reset() {
 	*x = GetMigrationStatusRequest{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[36]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2471,7 +2781,7 @@ func (x *GetMigrationStatusRequest) String() string {
 func (*GetMigrationStatusRequest) ProtoMessage() {}
 
 func (x *GetMigrationStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[36]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2484,7 +2794,7 @@ func (x *GetMigrationStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetMigrationStatusRequest.ProtoReflect.Descriptor instead.
 func (*GetMigrationStatusRequest) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{36}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *GetMigrationStatusRequest) GetMigrationId() string {
@@ -2511,7 +2821,7 @@ type GetMigrationStatusResponse struct {
 
 func (x *GetMigrationStatusResponse) Reset() {
 	*x = GetMigrationStatusResponse{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[37]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2523,7 +2833,7 @@ func (x *GetMigrationStatusResponse) String() string {
 func (*GetMigrationStatusResponse) ProtoMessage() {}
 
 func (x *GetMigrationStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[37]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2536,7 +2846,7 @@ func (x *GetMigrationStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetMigrationStatusResponse.ProtoReflect.Descriptor instead.
 func (*GetMigrationStatusResponse) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{37}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *GetMigrationStatusResponse) GetSuccess() bool {
@@ -2613,7 +2923,7 @@ type MigrationProgress struct {
 
 func (x *MigrationProgress) Reset() {
 	*x = MigrationProgress{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[38]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2625,7 +2935,7 @@ func (x *MigrationProgress) String() string {
 func (*MigrationProgress) ProtoMessage() {}
 
 func (x *MigrationProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[38]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2638,7 +2948,7 @@ func (x *MigrationProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MigrationProgress.ProtoReflect.Descriptor instead.
 func (*MigrationProgress) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{38}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *MigrationProgress) GetKeysMigrated() int64 {
@@ -2670,7 +2980,7 @@ type ListMigrationsRequest struct {
 
 func (x *ListMigrationsRequest) Reset() {
 	*x = ListMigrationsRequest{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[39]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2682,7 +2992,7 @@ func (x *ListMigrationsRequest) String() string {
 func (*ListMigrationsRequest) ProtoMessage() {}
 
 func (x *ListMigrationsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[39]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2695,7 +3005,7 @@ func (x *ListMigrationsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMigrationsRequest.ProtoReflect.Descriptor instead.
 func (*ListMigrationsRequest) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{39}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{44}
 }
 
 type ListMigrationsResponse struct {
@@ -2707,7 +3017,7 @@ type ListMigrationsResponse struct {
 
 func (x *ListMigrationsResponse) Reset() {
 	*x = ListMigrationsResponse{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[40]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2719,7 +3029,7 @@ func (x *ListMigrationsResponse) String() string {
 func (*ListMigrationsResponse) ProtoMessage() {}
 
 func (x *ListMigrationsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[40]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2732,7 +3042,7 @@ func (x *ListMigrationsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMigrationsResponse.ProtoReflect.Descriptor instead.
 func (*ListMigrationsResponse) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{40}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ListMigrationsResponse) GetMigrations() []*GetMigrationStatusResponse {
@@ -2751,7 +3061,7 @@ type CancelMigrationRequest struct {
 
 func (x *CancelMigrationRequest) Reset() {
 	*x = CancelMigrationRequest{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[41]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2763,7 +3073,7 @@ func (x *CancelMigrationRequest) String() string {
 func (*CancelMigrationRequest) ProtoMessage() {}
 
 func (x *CancelMigrationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[41]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2776,7 +3086,7 @@ func (x *CancelMigrationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelMigrationRequest.ProtoReflect.Descriptor instead.
 func (*CancelMigrationRequest) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{41}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *CancelMigrationRequest) GetMigrationId() string {
@@ -2796,7 +3106,7 @@ type CancelMigrationResponse struct {
 
 func (x *CancelMigrationResponse) Reset() {
 	*x = CancelMigrationResponse{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[42]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2808,7 +3118,7 @@ func (x *CancelMigrationResponse) String() string {
 func (*CancelMigrationResponse) ProtoMessage() {}
 
 func (x *CancelMigrationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[42]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2821,7 +3131,7 @@ func (x *CancelMigrationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelMigrationResponse.ProtoReflect.Descriptor instead.
 func (*CancelMigrationResponse) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{42}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *CancelMigrationResponse) GetSuccess() bool {
@@ -2846,7 +3156,7 @@ type ListStorageNodesRequest struct {
 
 func (x *ListStorageNodesRequest) Reset() {
 	*x = ListStorageNodesRequest{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[43]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2858,7 +3168,7 @@ func (x *ListStorageNodesRequest) String() string {
 func (*ListStorageNodesRequest) ProtoMessage() {}
 
 func (x *ListStorageNodesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[43]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2871,7 +3181,7 @@ func (x *ListStorageNodesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListStorageNodesRequest.ProtoReflect.Descriptor instead.
 func (*ListStorageNodesRequest) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{43}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{48}
 }
 
 type ListStorageNodesResponse struct {
@@ -2885,7 +3195,7 @@ type ListStorageNodesResponse struct {
 
 func (x *ListStorageNodesResponse) Reset() {
 	*x = ListStorageNodesResponse{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[44]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2897,7 +3207,7 @@ func (x *ListStorageNodesResponse) String() string {
 func (*ListStorageNodesResponse) ProtoMessage() {}
 
 func (x *ListStorageNodesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[44]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2910,7 +3220,7 @@ func (x *ListStorageNodesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListStorageNodesResponse.ProtoReflect.Descriptor instead.
 func (*ListStorageNodesResponse) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{44}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ListStorageNodesResponse) GetSuccess() bool {
@@ -2949,7 +3259,7 @@ type StorageNodeInfo struct {
 
 func (x *StorageNodeInfo) Reset() {
 	*x = StorageNodeInfo{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[45]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2961,7 +3271,7 @@ func (x *StorageNodeInfo) String() string {
 func (*StorageNodeInfo) ProtoMessage() {}
 
 func (x *StorageNodeInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[45]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2974,7 +3284,7 @@ func (x *StorageNodeInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StorageNodeInfo.ProtoReflect.Descriptor instead.
 func (*StorageNodeInfo) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{45}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *StorageNodeInfo) GetNodeId() string {
@@ -3034,7 +3344,7 @@ type GetStatusRequest struct {
 
 func (x *GetStatusRequest) Reset() {
 	*x = GetStatusRequest{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[46]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3046,7 +3356,7 @@ func (x *GetStatusRequest) String() string {
 func (*GetStatusRequest) ProtoMessage() {}
 
 func (x *GetStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[46]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3059,7 +3369,7 @@ func (x *GetStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatusRequest.ProtoReflect.Descriptor instead.
 func (*GetStatusRequest) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{46}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{51}
 }
 
 type GetStatusResponse struct {
@@ -3077,7 +3387,7 @@ type GetStatusResponse struct {
 
 func (x *GetStatusResponse) Reset() {
 	*x = GetStatusResponse{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[47]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3089,7 +3399,7 @@ func (x *GetStatusResponse) String() string {
 func (*GetStatusResponse) ProtoMessage() {}
 
 func (x *GetStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[47]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3102,7 +3412,7 @@ func (x *GetStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatusResponse.ProtoReflect.Descriptor instead.
 func (*GetStatusResponse) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{47}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *GetStatusResponse) GetNodeId() string {
@@ -3171,7 +3481,7 @@ type NodeStatus struct {
 
 func (x *NodeStatus) Reset() {
 	*x = NodeStatus{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[48]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3183,7 +3493,7 @@ func (x *NodeStatus) String() string {
 func (*NodeStatus) ProtoMessage() {}
 
 func (x *NodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[48]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3196,7 +3506,7 @@ func (x *NodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatus.ProtoReflect.Descriptor instead.
 func (*NodeStatus) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{48}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *NodeStatus) GetNode() *StorageNodeInfo {
@@ -3424,7 +3734,31 @@ const file_coordinatorpb_coordinator_proto_rawDesc = "" +
 	"\ttenant_id\x18\x01 \x01(\tR\btenantId\"U\n" +
 	"\x14DeleteTenantResponse\x12\x18\n" +
 	"\asuccess\x18\x01 \x01(\bR\asuccess\x12#\n" +
-	"\rerror_message\x18\x02 \x01(\tR\ferrorMessage\"}\n" +
+	"\rerror_message\x18\x02 \x01(\tR\ferrorMessage\"\x8e\x01\n" +
+	"\fTenantLimits\x122\n" +
+	"\x15operations_per_second\x18\x01 \x01(\x03R\x13operationsPerSecond\x12(\n" +
+	"\x10bytes_per_second\x18\x02 \x01(\x03R\x0ebytesPerSecond\x12 \n" +
+	"\vconcurrency\x18\x03 \x01(\x03R\vconcurrency\"5\n" +
+	"\x16GetTenantLimitsRequest\x12\x1b\n" +
+	"\ttenant_id\x18\x01 \x01(\tR\btenantId\"\xc7\x01\n" +
+	"\x17GetTenantLimitsResponse\x12\x18\n" +
+	"\asuccess\x18\x01 \x01(\bR\asuccess\x12\x1b\n" +
+	"\ttenant_id\x18\x02 \x01(\tR\btenantId\x125\n" +
+	"\x03set\x18\x03 \x01(\v2#.pairdb.coordinator.v1.TenantLimitsR\x03set\x12>\n" +
+	"\bin_force\x18\x04 \x01(\v2#.pairdb.coordinator.v1.TenantLimitsR\ainForce\"\x83\x02\n" +
+	"\x16SetTenantLimitsRequest\x12\x1b\n" +
+	"\ttenant_id\x18\x01 \x01(\tR\btenantId\x127\n" +
+	"\x15operations_per_second\x18\x02 \x01(\x03H\x00R\x13operationsPerSecond\x88\x01\x01\x12-\n" +
+	"\x10bytes_per_second\x18\x03 \x01(\x03H\x01R\x0ebytesPerSecond\x88\x01\x01\x12%\n" +
+	"\vconcurrency\x18\x04 \x01(\x03H\x02R\vconcurrency\x88\x01\x01B\x18\n" +
+	"\x16_operations_per_secondB\x13\n" +
+	"\x11_bytes_per_secondB\x0e\n" +
+	"\f_concurrency\"\xc7\x01\n" +
+	"\x17SetTenantLimitsResponse\x12\x18\n" +
+	"\asuccess\x18\x01 \x01(\bR\asuccess\x12\x1b\n" +
+	"\ttenant_id\x18\x02 \x01(\tR\btenantId\x125\n" +
+	"\x03set\x18\x03 \x01(\v2#.pairdb.coordinator.v1.TenantLimitsR\x03set\x12>\n" +
+	"\bin_force\x18\x04 \x01(\v2#.pairdb.coordinator.v1.TenantLimitsR\ainForce\"}\n" +
 	"\x15AddStorageNodeRequest\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x12\n" +
 	"\x04host\x18\x02 \x01(\tR\x04host\x12\x12\n" +
@@ -3513,7 +3847,7 @@ const file_coordinatorpb_coordinator_proto_rawDesc = "" +
 	"hint_bytes\x18\x06 \x01(\x03R\thintBytes\x12$\n" +
 	"\x0eoldest_hint_at\x18\a \x01(\x03R\foldestHintAt\x12\x1f\n" +
 	"\vowed_ranges\x18\b \x01(\x05R\n" +
-	"owedRanges2\x94\x10\n" +
+	"owedRanges2\xf8\x11\n" +
 	"\x12CoordinatorService\x12j\n" +
 	"\rWriteKeyValue\x12+.pairdb.coordinator.v1.WriteKeyValueRequest\x1a,.pairdb.coordinator.v1.WriteKeyValueResponse\x12g\n" +
 	"\fReadKeyValue\x12*.pairdb.coordinator.v1.ReadKeyValueRequest\x1a+.pairdb.coordinator.v1.ReadKeyValueResponse\x12m\n" +
@@ -3527,7 +3861,9 @@ const file_coordinatorpb_coordinator_proto_rawDesc = "" +
 	"\x17UpdateReplicationFactor\x125.pairdb.coordinator.v1.UpdateReplicationFactorRequest\x1a6.pairdb.coordinator.v1.UpdateReplicationFactorResponse\x12^\n" +
 	"\tGetTenant\x12'.pairdb.coordinator.v1.GetTenantRequest\x1a(.pairdb.coordinator.v1.GetTenantResponse\x12d\n" +
 	"\vListTenants\x12).pairdb.coordinator.v1.ListTenantsRequest\x1a*.pairdb.coordinator.v1.ListTenantsResponse\x12g\n" +
-	"\fDeleteTenant\x12*.pairdb.coordinator.v1.DeleteTenantRequest\x1a+.pairdb.coordinator.v1.DeleteTenantResponse\x12m\n" +
+	"\fDeleteTenant\x12*.pairdb.coordinator.v1.DeleteTenantRequest\x1a+.pairdb.coordinator.v1.DeleteTenantResponse\x12p\n" +
+	"\x0fGetTenantLimits\x12-.pairdb.coordinator.v1.GetTenantLimitsRequest\x1a..pairdb.coordinator.v1.GetTenantLimitsResponse\x12p\n" +
+	"\x0fSetTenantLimits\x12-.pairdb.coordinator.v1.SetTenantLimitsRequest\x1a..pairdb.coordinator.v1.SetTenantLimitsResponse\x12m\n" +
 	"\x0eAddStorageNode\x12,.pairdb.coordinator.v1.AddStorageNodeRequest\x1a-.pairdb.coordinator.v1.AddStorageNodeResponse\x12v\n" +
 	"\x11RemoveStorageNode\x12/.pairdb.coordinator.v1.RemoveStorageNodeRequest\x1a0.pairdb.coordinator.v1.RemoveStorageNodeResponse\x12s\n" +
 	"\x10ListStorageNodes\x12..pairdb.coordinator.v1.ListStorageNodesRequest\x1a/.pairdb.coordinator.v1.ListStorageNodesResponse\x12y\n" +
@@ -3549,7 +3885,7 @@ func file_coordinatorpb_coordinator_proto_rawDescGZIP() []byte {
 }
 
 var file_coordinatorpb_coordinator_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_coordinatorpb_coordinator_proto_msgTypes = make([]protoimpl.MessageInfo, 49)
+var file_coordinatorpb_coordinator_proto_msgTypes = make([]protoimpl.MessageInfo, 54)
 var file_coordinatorpb_coordinator_proto_goTypes = []any{
 	(PipelineOperation_Kind)(0),             // 0: pairdb.coordinator.v1.PipelineOperation.Kind
 	(*VectorClockEntry)(nil),                // 1: pairdb.coordinator.v1.VectorClockEntry
@@ -3584,23 +3920,28 @@ var file_coordinatorpb_coordinator_proto_goTypes = []any{
 	(*ListTenantsResponse)(nil),             // 30: pairdb.coordinator.v1.ListTenantsResponse
 	(*DeleteTenantRequest)(nil),             // 31: pairdb.coordinator.v1.DeleteTenantRequest
 	(*DeleteTenantResponse)(nil),            // 32: pairdb.coordinator.v1.DeleteTenantResponse
-	(*AddStorageNodeRequest)(nil),           // 33: pairdb.coordinator.v1.AddStorageNodeRequest
-	(*AddStorageNodeResponse)(nil),          // 34: pairdb.coordinator.v1.AddStorageNodeResponse
-	(*RemoveStorageNodeRequest)(nil),        // 35: pairdb.coordinator.v1.RemoveStorageNodeRequest
-	(*RemoveStorageNodeResponse)(nil),       // 36: pairdb.coordinator.v1.RemoveStorageNodeResponse
-	(*GetMigrationStatusRequest)(nil),       // 37: pairdb.coordinator.v1.GetMigrationStatusRequest
-	(*GetMigrationStatusResponse)(nil),      // 38: pairdb.coordinator.v1.GetMigrationStatusResponse
-	(*MigrationProgress)(nil),               // 39: pairdb.coordinator.v1.MigrationProgress
-	(*ListMigrationsRequest)(nil),           // 40: pairdb.coordinator.v1.ListMigrationsRequest
-	(*ListMigrationsResponse)(nil),          // 41: pairdb.coordinator.v1.ListMigrationsResponse
-	(*CancelMigrationRequest)(nil),          // 42: pairdb.coordinator.v1.CancelMigrationRequest
-	(*CancelMigrationResponse)(nil),         // 43: pairdb.coordinator.v1.CancelMigrationResponse
-	(*ListStorageNodesRequest)(nil),         // 44: pairdb.coordinator.v1.ListStorageNodesRequest
-	(*ListStorageNodesResponse)(nil),        // 45: pairdb.coordinator.v1.ListStorageNodesResponse
-	(*StorageNodeInfo)(nil),                 // 46: pairdb.coordinator.v1.StorageNodeInfo
-	(*GetStatusRequest)(nil),                // 47: pairdb.coordinator.v1.GetStatusRequest
-	(*GetStatusResponse)(nil),               // 48: pairdb.coordinator.v1.GetStatusResponse
-	(*NodeStatus)(nil),                      // 49: pairdb.coordinator.v1.NodeStatus
+	(*TenantLimits)(nil),                    // 33: pairdb.coordinator.v1.TenantLimits
+	(*GetTenantLimitsRequest)(nil),          // 34: pairdb.coordinator.v1.GetTenantLimitsRequest
+	(*GetTenantLimitsResponse)(nil),         // 35: pairdb.coordinator.v1.GetTenantLimitsResponse
+	(*SetTenantLimitsRequest)(nil),          // 36: pairdb.coordinator.v1.SetTenantLimitsRequest
+	(*SetTenantLimitsResponse)(nil),         // 37: pairdb.coordinator.v1.SetTenantLimitsResponse
+	(*AddStorageNodeRequest)(nil),           // 38: pairdb.coordinator.v1.AddStorageNodeRequest
+	(*AddStorageNodeResponse)(nil),          // 39: pairdb.coordinator.v1.AddStorageNodeResponse
+	(*RemoveStorageNodeRequest)(nil),        // 40: pairdb.coordinator.v1.RemoveStorageNodeRequest
+	(*RemoveStorageNodeResponse)(nil),       // 41: pairdb.coordinator.v1.RemoveStorageNodeResponse
+	(*GetMigrationStatusRequest)(nil),       // 42: pairdb.coordinator.v1.GetMigrationStatusRequest
+	(*GetMigrationStatusResponse)(nil),      // 43: pairdb.coordinator.v1.GetMigrationStatusResponse
+	(*MigrationProgress)(nil),               // 44: pairdb.coordinator.v1.MigrationProgress
+	(*ListMigrationsRequest)(nil),           // 45: pairdb.coordinator.v1.ListMigrationsRequest
+	(*ListMigrationsResponse)(nil),          // 46: pairdb.coordinator.v1.ListMigrationsResponse
+	(*CancelMigrationRequest)(nil),          // 47: pairdb.coordinator.v1.CancelMigrationRequest
+	(*CancelMigrationResponse)(nil),         // 48: pairdb.coordinator.v1.CancelMigrationResponse
+	(*ListStorageNodesRequest)(nil),         // 49: pairdb.coordinator.v1.ListStorageNodesRequest
+	(*ListStorageNodesResponse)(nil),        // 50: pairdb.coordinator.v1.ListStorageNodesResponse
+	(*StorageNodeInfo)(nil),                 // 51: pairdb.coordinator.v1.StorageNodeInfo
+	(*GetStatusRequest)(nil),                // 52: pairdb.coordinator.v1.GetStatusRequest
+	(*GetStatusResponse)(nil),               // 53: pairdb.coordinator.v1.GetStatusResponse
+	(*NodeStatus)(nil),                      // 54: pairdb.coordinator.v1.NodeStatus
 }
 var file_coordinatorpb_coordinator_proto_depIdxs = []int32{
 	1,  // 0: pairdb.coordinator.v1.VectorClock.entries:type_name -> pairdb.coordinator.v1.VectorClockEntry
@@ -3620,54 +3961,62 @@ var file_coordinatorpb_coordinator_proto_depIdxs = []int32{
 	9,  // 14: pairdb.coordinator.v1.BatchReadResult.status:type_name -> pairdb.coordinator.v1.OperationStatus
 	6,  // 15: pairdb.coordinator.v1.BatchReadResult.response:type_name -> pairdb.coordinator.v1.ReadKeyValueResponse
 	28, // 16: pairdb.coordinator.v1.ListTenantsResponse.tenants:type_name -> pairdb.coordinator.v1.GetTenantResponse
-	39, // 17: pairdb.coordinator.v1.GetMigrationStatusResponse.progress:type_name -> pairdb.coordinator.v1.MigrationProgress
-	38, // 18: pairdb.coordinator.v1.ListMigrationsResponse.migrations:type_name -> pairdb.coordinator.v1.GetMigrationStatusResponse
-	46, // 19: pairdb.coordinator.v1.ListStorageNodesResponse.nodes:type_name -> pairdb.coordinator.v1.StorageNodeInfo
-	49, // 20: pairdb.coordinator.v1.GetStatusResponse.nodes:type_name -> pairdb.coordinator.v1.NodeStatus
-	46, // 21: pairdb.coordinator.v1.NodeStatus.node:type_name -> pairdb.coordinator.v1.StorageNodeInfo
-	3,  // 22: pairdb.coordinator.v1.CoordinatorService.WriteKeyValue:input_type -> pairdb.coordinator.v1.WriteKeyValueRequest
-	5,  // 23: pairdb.coordinator.v1.CoordinatorService.ReadKeyValue:input_type -> pairdb.coordinator.v1.ReadKeyValueRequest
-	7,  // 24: pairdb.coordinator.v1.CoordinatorService.DeleteKeyValue:input_type -> pairdb.coordinator.v1.DeleteKeyValueRequest
-	10, // 25: pairdb.coordinator.v1.CoordinatorService.Pipeline:input_type -> pairdb.coordinator.v1.PipelineRequest
-	14, // 26: pairdb.coordinator.v1.CoordinatorService.BatchWrite:input_type -> pairdb.coordinator.v1.BatchWriteRequest
-	18, // 27: pairdb.coordinator.v1.CoordinatorService.BatchRead:input_type -> pairdb.coordinator.v1.BatchReadRequest
-	21, // 28: pairdb.coordinator.v1.CoordinatorService.ListKeys:input_type -> pairdb.coordinator.v1.ListKeysRequest
-	23, // 29: pairdb.coordinator.v1.CoordinatorService.CreateTenant:input_type -> pairdb.coordinator.v1.CreateTenantRequest
-	25, // 30: pairdb.coordinator.v1.CoordinatorService.UpdateReplicationFactor:input_type -> pairdb.coordinator.v1.UpdateReplicationFactorRequest
-	27, // 31: pairdb.coordinator.v1.CoordinatorService.GetTenant:input_type -> pairdb.coordinator.v1.GetTenantRequest
-	29, // 32: pairdb.coordinator.v1.CoordinatorService.ListTenants:input_type -> pairdb.coordinator.v1.ListTenantsRequest
-	31, // 33: pairdb.coordinator.v1.CoordinatorService.DeleteTenant:input_type -> pairdb.coordinator.v1.DeleteTenantRequest
-	33, // 34: pairdb.coordinator.v1.CoordinatorService.AddStorageNode:input_type -> pairdb.coordinator.v1.AddStorageNodeRequest
-	35, // 35: pairdb.coordinator.v1.CoordinatorService.RemoveStorageNode:input_type -> pairdb.coordinator.v1.RemoveStorageNodeRequest
-	44, // 36: pairdb.coordinator.v1.CoordinatorService.ListStorageNodes:input_type -> pairdb.coordinator.v1.ListStorageNodesRequest
-	37, // 37: pairdb.coordinator.v1.CoordinatorService.GetMigrationStatus:input_type -> pairdb.coordinator.v1.GetMigrationStatusRequest
-	40, // 38: pairdb.coordinator.v1.CoordinatorService.ListMigrations:input_type -> pairdb.coordinator.v1.ListMigrationsRequest
-	42, // 39: pairdb.coordinator.v1.CoordinatorService.CancelMigration:input_type -> pairdb.coordinator.v1.CancelMigrationRequest
-	47, // 40: pairdb.coordinator.v1.CoordinatorService.GetStatus:input_type -> pairdb.coordinator.v1.GetStatusRequest
-	4,  // 41: pairdb.coordinator.v1.CoordinatorService.WriteKeyValue:output_type -> pairdb.coordinator.v1.WriteKeyValueResponse
-	6,  // 42: pairdb.coordinator.v1.CoordinatorService.ReadKeyValue:output_type -> pairdb.coordinator.v1.ReadKeyValueResponse
-	8,  // 43: pairdb.coordinator.v1.CoordinatorService.DeleteKeyValue:output_type -> pairdb.coordinator.v1.DeleteKeyValueResponse
-	12, // 44: pairdb.coordinator.v1.CoordinatorService.Pipeline:output_type -> pairdb.coordinator.v1.PipelineResponse
-	16, // 45: pairdb.coordinator.v1.CoordinatorService.BatchWrite:output_type -> pairdb.coordinator.v1.BatchWriteResponse
-	19, // 46: pairdb.coordinator.v1.CoordinatorService.BatchRead:output_type -> pairdb.coordinator.v1.BatchReadResponse
-	22, // 47: pairdb.coordinator.v1.CoordinatorService.ListKeys:output_type -> pairdb.coordinator.v1.ListKeysResponse
-	24, // 48: pairdb.coordinator.v1.CoordinatorService.CreateTenant:output_type -> pairdb.coordinator.v1.CreateTenantResponse
-	26, // 49: pairdb.coordinator.v1.CoordinatorService.UpdateReplicationFactor:output_type -> pairdb.coordinator.v1.UpdateReplicationFactorResponse
-	28, // 50: pairdb.coordinator.v1.CoordinatorService.GetTenant:output_type -> pairdb.coordinator.v1.GetTenantResponse
-	30, // 51: pairdb.coordinator.v1.CoordinatorService.ListTenants:output_type -> pairdb.coordinator.v1.ListTenantsResponse
-	32, // 52: pairdb.coordinator.v1.CoordinatorService.DeleteTenant:output_type -> pairdb.coordinator.v1.DeleteTenantResponse
-	34, // 53: pairdb.coordinator.v1.CoordinatorService.AddStorageNode:output_type -> pairdb.coordinator.v1.AddStorageNodeResponse
-	36, // 54: pairdb.coordinator.v1.CoordinatorService.RemoveStorageNode:output_type -> pairdb.coordinator.v1.RemoveStorageNodeResponse
-	45, // 55: pairdb.coordinator.v1.CoordinatorService.ListStorageNodes:output_type -> pairdb.coordinator.v1.ListStorageNodesResponse
-	38, // 56: pairdb.coordinator.v1.CoordinatorService.GetMigrationStatus:output_type -> pairdb.coordinator.v1.GetMigrationStatusResponse
-	41, // 57: pairdb.coordinator.v1.CoordinatorService.ListMigrations:output_type -> pairdb.coordinator.v1.ListMigrationsResponse
-	43, // 58: pairdb.coordinator.v1.CoordinatorService.CancelMigration:output_type -> pairdb.coordinator.v1.CancelMigrationResponse
-	48, // 59: pairdb.coordinator.v1.CoordinatorService.GetStatus:output_type -> pairdb.coordinator.v1.GetStatusResponse
-	41, // [41:60] is the sub-list for method output_type
-	22, // [22:41] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	33, // 17: pairdb.coordinator.v1.GetTenantLimitsResponse.set:type_name -> pairdb.coordinator.v1.TenantLimits
+	33, // 18: pairdb.coordinator.v1.GetTenantLimitsResponse.in_force:type_name -> pairdb.coordinator.v1.TenantLimits
+	33, // 19: pairdb.coordinator.v1.SetTenantLimitsResponse.set:type_name -> pairdb.coordinator.v1.TenantLimits
+	33, // 20: pairdb.coordinator.v1.SetTenantLimitsResponse.in_force:type_name -> pairdb.coordinator.v1.TenantLimits
+	44, // 21: pairdb.coordinator.v1.GetMigrationStatusResponse.progress:type_name -> pairdb.coordinator.v1.MigrationProgress
+	43, // 22: pairdb.coordinator.v1.ListMigrationsResponse.migrations:type_name -> pairdb.coordinator.v1.GetMigrationStatusResponse
+	51, // 23: pairdb.coordinator.v1.ListStorageNodesResponse.nodes:type_name -> pairdb.coordinator.v1.StorageNodeInfo
+	54, // 24: pairdb.coordinator.v1.GetStatusResponse.nodes:type_name -> pairdb.coordinator.v1.NodeStatus
+	51, // 25: pairdb.coordinator.v1.NodeStatus.node:type_name -> pairdb.coordinator.v1.StorageNodeInfo
+	3,  // 26: pairdb.coordinator.v1.CoordinatorService.WriteKeyValue:input_type -> pairdb.coordinator.v1.WriteKeyValueRequest
+	5,  // 27: pairdb.coordinator.v1.CoordinatorService.ReadKeyValue:input_type -> pairdb.coordinator.v1.ReadKeyValueRequest
+	7,  // 28: pairdb.coordinator.v1.CoordinatorService.DeleteKeyValue:input_type -> pairdb.coordinator.v1.DeleteKeyValueRequest
+	10, // 29: pairdb.coordinator.v1.CoordinatorService.Pipeline:input_type -> pairdb.coordinator.v1.PipelineRequest
+	14, // 30: pairdb.coordinator.v1.CoordinatorService.BatchWrite:input_type -> pairdb.coordinator.v1.BatchWriteRequest
+	18, // 31: pairdb.coordinator.v1.CoordinatorService.BatchRead:input_type -> pairdb.coordinator.v1.BatchReadRequest
+	21, // 32: pairdb.coordinator.v1.CoordinatorService.ListKeys:input_type -> pairdb.coordinator.v1.ListKeysRequest
+	23, // 33: pairdb.coordinator.v1.CoordinatorService.CreateTenant:input_type -> pairdb.coordinator.v1.CreateTenantRequest
+	25, // 34: pairdb.coordinator.v1.CoordinatorService.UpdateReplicationFactor:input_type -> pairdb.coordinator.v1.UpdateReplicationFactorRequest
+	27, // 35: pairdb.coordinator.v1.CoordinatorService.GetTenant:input_type -> pairdb.coordinator.v1.GetTenantRequest
+	29, // 36: pairdb.coordinator.v1.CoordinatorService.ListTenants:input_type -> pairdb.coordinator.v1.ListTenantsRequest
+	31, // 37: pairdb.coordinator.v1.CoordinatorService.DeleteTenant:input_type -> pairdb.coordinator.v1.DeleteTenantRequest
+	34, // 38: pairdb.coordinator.v1.CoordinatorService.GetTenantLimits:input_type -> pairdb.coordinator.v1.GetTenantLimitsRequest
+	36, // 39: pairdb.coordinator.v1.CoordinatorService.SetTenantLimits:input_type -> pairdb.coordinator.v1.SetTenantLimitsRequest
+	38, // 40: pairdb.coordinator.v1.CoordinatorService.AddStorageNode:input_type -> pairdb.coordinator.v1.AddStorageNodeRequest
+	40, // 41: pairdb.coordinator.v1.CoordinatorService.RemoveStorageNode:input_type -> pairdb.coordinator.v1.RemoveStorageNodeRequest
+	49, // 42: pairdb.coordinator.v1.CoordinatorService.ListStorageNodes:input_type -> pairdb.coordinator.v1.ListStorageNodesRequest
+	42, // 43: pairdb.coordinator.v1.CoordinatorService.GetMigrationStatus:input_type -> pairdb.coordinator.v1.GetMigrationStatusRequest
+	45, // 44: pairdb.coordinator.v1.CoordinatorService.ListMigrations:input_type -> pairdb.coordinator.v1.ListMigrationsRequest
+	47, // 45: pairdb.coordinator.v1.CoordinatorService.CancelMigration:input_type -> pairdb.coordinator.v1.CancelMigrationRequest
+	52, // 46: pairdb.coordinator.v1.CoordinatorService.GetStatus:input_type -> pairdb.coordinator.v1.GetStatusRequest
+	4,  // 47: pairdb.coordinator.v1.CoordinatorService.WriteKeyValue:output_type -> pairdb.coordinator.v1.WriteKeyValueResponse
+	6,  // 48: pairdb.coordinator.v1.CoordinatorService.ReadKeyValue:output_type -> pairdb.coordinator.v1.ReadKeyValueResponse
+	8,  // 49: pairdb.coordinator.v1.CoordinatorService.DeleteKeyValue:output_type -> pairdb.coordinator.v1.DeleteKeyValueResponse
+	12, // 50: pairdb.coordinator.v1.CoordinatorService.Pipeline:output_type -> pairdb.coordinator.v1.PipelineResponse
+	16, // 51: pairdb.coordinator.v1.CoordinatorService.BatchWrite:output_type -> pairdb.coordinator.v1.BatchWriteResponse
+	19, // 52: pairdb.coordinator.v1.CoordinatorService.BatchRead:output_type -> pairdb.coordinator.v1.BatchReadResponse
+	22, // 53: pairdb.coordinator.v1.CoordinatorService.ListKeys:output_type -> pairdb.coordinator.v1.ListKeysResponse
+	24, // 54: pairdb.coordinator.v1.CoordinatorService.CreateTenant:output_type -> pairdb.coordinator.v1.CreateTenantResponse
+	26, // 55: pairdb.coordinator.v1.CoordinatorService.UpdateReplicationFactor:output_type -> pairdb.coordinator.v1.UpdateReplicationFactorResponse
+	28, // 56: pairdb.coordinator.v1.CoordinatorService.GetTenant:output_type -> pairdb.coordinator.v1.GetTenantResponse
+	30, // 57: pairdb.coordinator.v1.CoordinatorService.ListTenants:output_type -> pairdb.coordinator.v1.ListTenantsResponse
+	32, // 58: pairdb.coordinator.v1.CoordinatorService.DeleteTenant:output_type -> pairdb.coordinator.v1.DeleteTenantResponse
+	35, // 59: pairdb.coordinator.v1.CoordinatorService.GetTenantLimits:output_type -> pairdb.coordinator.v1.GetTenantLimitsResponse
+	37, // 60: pairdb.coordinator.v1.CoordinatorService.SetTenantLimits:output_type -> pairdb.coordinator.v1.SetTenantLimitsResponse
+	39, // 61: pairdb.coordinator.v1.CoordinatorService.AddStorageNode:output_type -> pairdb.coordinator.v1.AddStorageNodeResponse
+	41, // 62: pairdb.coordinator.v1.CoordinatorService.RemoveStorageNode:output_type -> pairdb.coordinator.v1.RemoveStorageNodeResponse
+	50, // 63: pairdb.coordinator.v1.CoordinatorService.ListStorageNodes:output_type -> pairdb.coordinator.v1.ListStorageNodesResponse
+	43, // 64: pairdb.coordinator.v1.CoordinatorService.GetMigrationStatus:output_type -> pairdb.coordinator.v1.GetMigrationStatusResponse
+	46, // 65: pairdb.coordinator.v1.CoordinatorService.ListMigrations:output_type -> pairdb.coordinator.v1.ListMigrationsResponse
+	48, // 66: pairdb.coordinator.v1.CoordinatorService.CancelMigration:output_type -> pairdb.coordinator.v1.CancelMigrationResponse
+	53, // 67: pairdb.coordinator.v1.CoordinatorService.GetStatus:output_type -> pairdb.coordinator.v1.GetStatusResponse
+	47, // [47:68] is the sub-list for method output_type
+	26, // [26:47] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_coordinatorpb_coordinator_proto_init() }
@@ -3675,13 +4024,14 @@ func file_coordinatorpb_coordinator_proto_init() {
 	if File_coordinatorpb_coordinator_proto != nil {
 		return
 	}
+	file_coordinatorpb_coordinator_proto_msgTypes[35].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_coordinatorpb_coordinator_proto_rawDesc), len(file_coordinatorpb_coordinator_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   49,
+			NumMessages:   54,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -28,7 +28,7 @@ var File_coordinatorpb_legacypb_legacy_proto protoreflect.FileDescriptor
 
 const file_coordinatorpb_legacypb_legacy_proto_rawDesc = "" +
 	"\n" +
-	"#coordinatorpb/legacypb/legacy.proto\x12\x05proto\x1a\x1fcoordinatorpb/coordinator.proto2\x94\x10\n" +
+	"#coordinatorpb/legacypb/legacy.proto\x12\x05proto\x1a\x1fcoordinatorpb/coordinator.proto2\xf8\x11\n" +
 	"\x12CoordinatorService\x12j\n" +
 	"\rWriteKeyValue\x12+.pairdb.coordinator.v1.WriteKeyValueRequest\x1a,.pairdb.coordinator.v1.WriteKeyValueResponse\x12g\n" +
 	"\fReadKeyValue\x12*.pairdb.coordinator.v1.ReadKeyValueRequest\x1a+.pairdb.coordinator.v1.ReadKeyValueResponse\x12m\n" +
@@ -42,7 +42,9 @@ const file_coordinatorpb_legacypb_legacy_proto_rawDesc = "" +
 	"\x17UpdateReplicationFactor\x125.pairdb.coordinator.v1.UpdateReplicationFactorRequest\x1a6.pairdb.coordinator.v1.UpdateReplicationFactorResponse\x12^\n" +
 	"\tGetTenant\x12'.pairdb.coordinator.v1.GetTenantRequest\x1a(.pairdb.coordinator.v1.GetTenantResponse\x12d\n" +
 	"\vListTenants\x12).pairdb.coordinator.v1.ListTenantsRequest\x1a*.pairdb.coordinator.v1.ListTenantsResponse\x12g\n" +
-	"\fDeleteTenant\x12*.pairdb.coordinator.v1.DeleteTenantRequest\x1a+.pairdb.coordinator.v1.DeleteTenantResponse\x12m\n" +
+	"\fDeleteTenant\x12*.pairdb.coordinator.v1.DeleteTenantRequest\x1a+.pairdb.coordinator.v1.DeleteTenantResponse\x12p\n" +
+	"\x0fGetTenantLimits\x12-.pairdb.coordinator.v1.GetTenantLimitsRequest\x1a..pairdb.coordinator.v1.GetTenantLimitsResponse\x12p\n" +
+	"\x0fSetTenantLimits\x12-.pairdb.coordinator.v1.SetTenantLimitsRequest\x1a..pairdb.coordinator.v1.SetTenantLimitsResponse\x12m\n" +
 	"\x0eAddStorageNode\x12,.pairdb.coordinator.v1.AddStorageNodeRequest\x1a-.pairdb.coordinator.v1.AddStorageNodeResponse\x12v\n" +
 	"\x11RemoveStorageNode\x12/.pairdb.coordinator.v1.RemoveStorageNodeRequest\x1a0.pairdb.coordinator.v1.RemoveStorageNodeResponse\x12s\n" +
 	"\x10ListStorageNodes\x12..pairdb.coordinator.v1.ListStorageNodesRequest\x1a/.pairdb.coordinator.v1.ListStorageNodesResponse\x12y\n" +
@@ -64,32 +66,36 @@ var file_coordinatorpb_legacypb_legacy_proto_goTypes = []any{
 	(*coordinatorpb.GetTenantRequest)(nil),                // 9: pairdb.coordinator.v1.GetTenantRequest
 	(*coordinatorpb.ListTenantsRequest)(nil),              // 10: pairdb.coordinator.v1.ListTenantsRequest
 	(*coordinatorpb.DeleteTenantRequest)(nil),             // 11: pairdb.coordinator.v1.DeleteTenantRequest
-	(*coordinatorpb.AddStorageNodeRequest)(nil),           // 12: pairdb.coordinator.v1.AddStorageNodeRequest
-	(*coordinatorpb.RemoveStorageNodeRequest)(nil),        // 13: pairdb.coordinator.v1.RemoveStorageNodeRequest
-	(*coordinatorpb.ListStorageNodesRequest)(nil),         // 14: pairdb.coordinator.v1.ListStorageNodesRequest
-	(*coordinatorpb.GetMigrationStatusRequest)(nil),       // 15: pairdb.coordinator.v1.GetMigrationStatusRequest
-	(*coordinatorpb.ListMigrationsRequest)(nil),           // 16: pairdb.coordinator.v1.ListMigrationsRequest
-	(*coordinatorpb.CancelMigrationRequest)(nil),          // 17: pairdb.coordinator.v1.CancelMigrationRequest
-	(*coordinatorpb.GetStatusRequest)(nil),                // 18: pairdb.coordinator.v1.GetStatusRequest
-	(*coordinatorpb.WriteKeyValueResponse)(nil),           // 19: pairdb.coordinator.v1.WriteKeyValueResponse
-	(*coordinatorpb.ReadKeyValueResponse)(nil),            // 20: pairdb.coordinator.v1.ReadKeyValueResponse
-	(*coordinatorpb.DeleteKeyValueResponse)(nil),          // 21: pairdb.coordinator.v1.DeleteKeyValueResponse
-	(*coordinatorpb.PipelineResponse)(nil),                // 22: pairdb.coordinator.v1.PipelineResponse
-	(*coordinatorpb.BatchWriteResponse)(nil),              // 23: pairdb.coordinator.v1.BatchWriteResponse
-	(*coordinatorpb.BatchReadResponse)(nil),               // 24: pairdb.coordinator.v1.BatchReadResponse
-	(*coordinatorpb.ListKeysResponse)(nil),                // 25: pairdb.coordinator.v1.ListKeysResponse
-	(*coordinatorpb.CreateTenantResponse)(nil),            // 26: pairdb.coordinator.v1.CreateTenantResponse
-	(*coordinatorpb.UpdateReplicationFactorResponse)(nil), // 27: pairdb.coordinator.v1.UpdateReplicationFactorResponse
-	(*coordinatorpb.GetTenantResponse)(nil),               // 28: pairdb.coordinator.v1.GetTenantResponse
-	(*coordinatorpb.ListTenantsResponse)(nil),             // 29: pairdb.coordinator.v1.ListTenantsResponse
-	(*coordinatorpb.DeleteTenantResponse)(nil),            // 30: pairdb.coordinator.v1.DeleteTenantResponse
-	(*coordinatorpb.AddStorageNodeResponse)(nil),          // 31: pairdb.coordinator.v1.AddStorageNodeResponse
-	(*coordinatorpb.RemoveStorageNodeResponse)(nil),       // 32: pairdb.coordinator.v1.RemoveStorageNodeResponse
-	(*coordinatorpb.ListStorageNodesResponse)(nil),        // 33: pairdb.coordinator.v1.ListStorageNodesResponse
-	(*coordinatorpb.GetMigrationStatusResponse)(nil),      // 34: pairdb.coordinator.v1.GetMigrationStatusResponse
-	(*coordinatorpb.ListMigrationsResponse)(nil),          // 35: pairdb.coordinator.v1.ListMigrationsResponse
-	(*coordinatorpb.CancelMigrationResponse)(nil),         // 36: pairdb.coordinator.v1.CancelMigrationResponse
-	(*coordinatorpb.GetStatusResponse)(nil),               // 37: pairdb.coordinator.v1.GetStatusResponse
+	(*coordinatorpb.GetTenantLimitsRequest)(nil),          // 12: pairdb.coordinator.v1.GetTenantLimitsRequest
+	(*coordinatorpb.SetTenantLimitsRequest)(nil),          // 13: pairdb.coordinator.v1.SetTenantLimitsRequest
+	(*coordinatorpb.AddStorageNodeRequest)(nil),           // 14: pairdb.coordinator.v1.AddStorageNodeRequest
+	(*coordinatorpb.RemoveStorageNodeRequest)(nil),        // 15: pairdb.coordinator.v1.RemoveStorageNodeRequest
+	(*coordinatorpb.ListStorageNodesRequest)(nil),         // 16: pairdb.coordinator.v1.ListStorageNodesRequest
+	(*coordinatorpb.GetMigrationStatusRequest)(nil),       // 17: pairdb.coordinator.v1.GetMigrationStatusRequest
+	(*coordinatorpb.ListMigrationsRequest)(nil),           // 18: pairdb.coordinator.v1.ListMigrationsRequest
+	(*coordinatorpb.CancelMigrationRequest)(nil),          // 19: pairdb.coordinator.v1.CancelMigrationRequest
+	(*coordinatorpb.GetStatusRequest)(nil),                // 20: pairdb.coordinator.v1.GetStatusRequest
+	(*coordinatorpb.WriteKeyValueResponse)(nil),           // 21: pairdb.coordinator.v1.WriteKeyValueResponse
+	(*coordinatorpb.ReadKeyValueResponse)(nil),            // 22: pairdb.coordinator.v1.ReadKeyValueResponse
+	(*coordinatorpb.DeleteKeyValueResponse)(nil),          // 23: pairdb.coordinator.v1.DeleteKeyValueResponse
+	(*coordinatorpb.PipelineResponse)(nil),                // 24: pairdb.coordinator.v1.PipelineResponse
+	(*coordinatorpb.BatchWriteResponse)(nil),              // 25: pairdb.coordinator.v1.BatchWriteResponse
+	(*coordinatorpb.BatchReadResponse)(nil),               // 26: pairdb.coordinator.v1.BatchReadResponse
+	(*coordinatorpb.ListKeysResponse)(nil),                // 27: pairdb.coordinator.v1.ListKeysResponse
+	(*coordinatorpb.CreateTenantResponse)(nil),            // 28: pairdb.coordinator.v1.CreateTenantResponse
+	(*coordinatorpb.UpdateReplicationFactorResponse)(nil), // 29: pairdb.coordinator.v1.UpdateReplicationFactorResponse
+	(*coordinatorpb.GetTenantResponse)(nil),               // 30: pairdb.coordinator.v1.GetTenantResponse
+	(*coordinatorpb.ListTenantsResponse)(nil),             // 31: pairdb.coordinator.v1.ListTenantsResponse
+	(*coordinatorpb.DeleteTenantResponse)(nil),            // 32: pairdb.coordinator.v1.DeleteTenantResponse
+	(*coordinatorpb.GetTenantLimitsResponse)(nil),         // 33: pairdb.coordinator.v1.GetTenantLimitsResponse
+	(*coordinatorpb.SetTenantLimitsResponse)(nil),         // 34: pairdb.coordinator.v1.SetTenantLimitsResponse
+	(*coordinatorpb.AddStorageNodeResponse)(nil),          // 35: pairdb.coordinator.v1.AddStorageNodeResponse
+	(*coordinatorpb.RemoveStorageNodeResponse)(nil),       // 36: pairdb.coordinator.v1.RemoveStorageNodeResponse
+	(*coordinatorpb.ListStorageNodesResponse)(nil),        // 37: pairdb.coordinator.v1.ListStorageNodesResponse
+	(*coordinatorpb.GetMigrationStatusResponse)(nil),      // 38: pairdb.coordinator.v1.GetMigrationStatusResponse
+	(*coordinatorpb.ListMigrationsResponse)(nil),          // 39: pairdb.coordinator.v1.ListMigrationsResponse
+	(*coordinatorpb.CancelMigrationResponse)(nil),         // 40: pairdb.coordinator.v1.CancelMigrationResponse
+	(*coordinatorpb.GetStatusResponse)(nil),               // 41: pairdb.coordinator.v1.GetStatusResponse
 }
 var file_coordinatorpb_legacypb_legacy_proto_depIdxs = []int32{
 	0,  // 0: proto.CoordinatorService.WriteKeyValue:input_type -> pairdb.coordinator.v1.WriteKeyValueRequest
@@ -104,34 +110,38 @@ var file_coordinatorpb_legacypb_legacy_proto_depIdxs = []int32{
 	9,  // 9: proto.CoordinatorService.GetTenant:input_type -> pairdb.coordinator.v1.GetTenantRequest
 	10, // 10: proto.CoordinatorService.ListTenants:input_type -> pairdb.coordinator.v1.ListTenantsRequest
 	11, // 11: proto.CoordinatorService.DeleteTenant:input_type -> pairdb.coordinator.v1.DeleteTenantRequest
-	12, // 12: proto.CoordinatorService.AddStorageNode:input_type -> pairdb.coordinator.v1.AddStorageNodeRequest
-	13, // 13: proto.CoordinatorService.RemoveStorageNode:input_type -> pairdb.coordinator.v1.RemoveStorageNodeRequest
-	14, // 14: proto.CoordinatorService.ListStorageNodes:input_type -> pairdb.coordinator.v1.ListStorageNodesRequest
-	15, // 15: proto.CoordinatorService.GetMigrationStatus:input_type -> pairdb.coordinator.v1.GetMigrationStatusRequest
-	16, // 16: proto.CoordinatorService.ListMigrations:input_type -> pairdb.coordinator.v1.ListMigrationsRequest
-	17, // 17: proto.CoordinatorService.CancelMigration:input_type -> pairdb.coordinator.v1.CancelMigrationRequest
-	18, // 18: proto.CoordinatorService.GetStatus:input_type -> pairdb.coordinator.v1.GetStatusRequest
-	19, // 19: proto.CoordinatorService.WriteKeyValue:output_type -> pairdb.coordinator.v1.WriteKeyValueResponse
-	20, // 20: proto.CoordinatorService.ReadKeyValue:output_type -> pairdb.coordinator.v1.ReadKeyValueResponse
-	21, // 21: proto.CoordinatorService.DeleteKeyValue:output_type -> pairdb.coordinator.v1.DeleteKeyValueResponse
-	22, // 22: proto.CoordinatorService.Pipeline:output_type -> pairdb.coordinator.v1.PipelineResponse
-	23, // 23: proto.CoordinatorService.BatchWrite:output_type -> pairdb.coordinator.v1.BatchWriteResponse
-	24, // 24: proto.CoordinatorService.BatchRead:output_type -> pairdb.coordinator.v1.BatchReadResponse
-	25, // 25: proto.CoordinatorService.ListKeys:output_type -> pairdb.coordinator.v1.ListKeysResponse
-	26, // 26: proto.CoordinatorService.CreateTenant:output_type -> pairdb.coordinator.v1.CreateTenantResponse
-	27, // 27: proto.CoordinatorService.UpdateReplicationFactor:output_type -> pairdb.coordinator.v1.UpdateReplicationFactorResponse
-	28, // 28: proto.CoordinatorService.GetTenant:output_type -> pairdb.coordinator.v1.GetTenantResponse
-	29, // 29: proto.CoordinatorService.ListTenants:output_type -> pairdb.coordinator.v1.ListTenantsResponse
-	30, // 30: proto.CoordinatorService.DeleteTenant:output_type -> pairdb.coordinator.v1.DeleteTenantResponse
-	31, // 31: proto.CoordinatorService.AddStorageNode:output_type -> pairdb.coordinator.v1.AddStorageNodeResponse
-	32, // 32: proto.CoordinatorService.RemoveStorageNode:output_type -> pairdb.coordinator.v1.RemoveStorageNodeResponse
-	33, // 33: proto.CoordinatorService.ListStorageNodes:output_type -> pairdb.coordinator.v1.ListStorageNodesResponse
-	34, // 34: proto.CoordinatorService.GetMigrationStatus:output_type -> pairdb.coordinator.v1.GetMigrationStatusResponse
-	35, // 35: proto.CoordinatorService.ListMigrations:output_type -> pairdb.coordinator.v1.ListMigrationsResponse
-	36, // 36: proto.CoordinatorService.CancelMigration:output_type -> pairdb.coordinator.v1.CancelMigrationResponse
-	37, // 37: proto.CoordinatorService.GetStatus:output_type -> pairdb.coordinator.v1.GetStatusResponse
-	19, // [19:38] is the sub-list for method output_type
-	0,  // [0:19] is the sub-list for method input_type
+	12, // 12: proto.CoordinatorService.GetTenantLimits:input_type -> pairdb.coordinator.v1.GetTenantLimitsRequest
+	13, // 13: proto.CoordinatorService.SetTenantLimits:input_type -> pairdb.coordinator.v1.SetTenantLimitsRequest
+	14, // 14: proto.CoordinatorService.AddStorageNode:input_type -> pairdb.coordinator.v1.AddStorageNodeRequest
+	15, // 15: proto.CoordinatorService.RemoveStorageNode:input_type -> pairdb.coordinator.v1.RemoveStorageNodeRequest
+	16, // 16: proto.CoordinatorService.ListStorageNodes:input_type -> pairdb.coordinator.v1.ListStorageNodesRequest
+	17, // 17: proto.CoordinatorService.GetMigrationStatus:input_type -> pairdb.coordinator.v1.GetMigrationStatusRequest
+	18, // 18: proto.CoordinatorService.ListMigrations:input_type -> pairdb.coordinator.v1.ListMigrationsRequest
+	19, // 19: proto.CoordinatorService.CancelMigration:input_type -> pairdb.coordinator.v1.CancelMigrationRequest
+	20, // 20: proto.CoordinatorService.GetStatus:input_type -> pairdb.coordinator.v1.GetStatusRequest
+	21, // 21: proto.CoordinatorService.WriteKeyValue:output_type -> pairdb.coordinator.v1.WriteKeyValueResponse
+	22, // 22: proto.CoordinatorService.ReadKeyValue:output_type -> pairdb.coordinator.v1.ReadKeyValueResponse
+	23, // 23: proto.CoordinatorService.DeleteKeyValue:output_type -> pairdb.coordinator.v1.DeleteKeyValueResponse
+	24, // 24: proto.CoordinatorService.Pipeline:output_type -> pairdb.coordinator.v1.PipelineResponse
+	25, // 25: proto.CoordinatorService.BatchWrite:output_type -> pairdb.coordinator.v1.BatchWriteResponse
+	26, // 26: proto.CoordinatorService.BatchRead:output_type -> pairdb.coordinator.v1.BatchReadResponse
+	27, // 27: proto.CoordinatorService.ListKeys:output_type -> pairdb.coordinator.v1.ListKeysResponse
+	28, // 28: proto.CoordinatorService.CreateTenant:output_type -> pairdb.coordinator.v1.CreateTenantResponse
+	29, // 29: proto.CoordinatorService.UpdateReplicationFactor:output_type -> pairdb.coordinator.v1.UpdateReplicationFactorResponse
+	30, // 30: proto.CoordinatorService.GetTenant:output_type -> pairdb.coordinator.v1.GetTenantResponse
+	31, // 31: proto.CoordinatorService.ListTenants:output_type -> pairdb.coordinator.v1.ListTenantsResponse
+	32, // 32: proto.CoordinatorService.DeleteTenant:output_type -> pairdb.coordinator.v1.DeleteTenantResponse
+	33, // 33: proto.CoordinatorService.GetTenantLimits:output_type -> pairdb.coordinator.v1.GetTenantLimitsResponse
+	34, // 34: proto.CoordinatorService.SetTenantLimits:output_type -> pairdb.coordinator.v1.SetTenantLimitsResponse
+	35, // 35: proto.CoordinatorService.AddStorageNode:output_type -> pairdb.coordinator.v1.AddStorageNodeResponse
+	36, // 36: proto.CoordinatorService.RemoveStorageNode:output_type -> pairdb.coordinator.v1.RemoveStorageNodeResponse
+	37, // 37: proto.CoordinatorService.ListStorageNodes:output_type -> pairdb.coordinator.v1.ListStorageNodesResponse
+	38, // 38: proto.CoordinatorService.GetMigrationStatus:output_type -> pairdb.coordinator.v1.GetMigrationStatusResponse
+	39, // 39: proto.CoordinatorService.ListMigrations:output_type -> pairdb.coordinator.v1.ListMigrationsResponse
+	40, // 40: proto.CoordinatorService.CancelMigration:output_type -> pairdb.coordinator.v1.CancelMigrationResponse
+	41, // 41: proto.CoordinatorService.GetStatus:output_type -> pairdb.coordinator.v1.GetStatusResponse
+	21, // [21:42] is the sub-list for method output_type
+	0,  // [0:21] is the sub-list for method input_type
 	0,  // [0:0] is the sub-list for extension type_name
 	0,  // [0:0] is the sub-list for extension extendee
 	0,  // [0:0] is the sub-list for field type_name
