@@ -25,6 +25,7 @@ import (
 	"github.com/pairdb/coordinator/backends/redis"
 	"github.com/pairdb/coordinator/backends/sqlite"
 	"github.com/pairdb/coordinator/coord"
+	"github.com/pairdb/coordinator/ops/audit"
 	"github.com/pairdb/coordinator/ops/build"
 	"github.com/pairdb/coordinator/ops/cli"
 	"github.com/pairdb/coordinator/ops/config"
@@ -164,6 +165,7 @@ func serve(ctx context.Context, cfg *config.Config, dev bool, log hclog.Logger, 
 	if err != nil {
 		return err
 	}
+	defer closing("audit log", protection.Close)
 	watching, stopWatching := context.WithCancel(context.Background())
 	watched := protection.Watch(watching)
 	defer func() {
@@ -251,6 +253,7 @@ func serve(ctx context.Context, cfg *config.Config, dev bool, log hclog.Logger, 
 		MaxHeldBytes:   int64(cfg.Limits.MaxHeldBytes),
 		MaxTenants:     cfg.Cache.MaxSize,
 		TenantLimits:   coord.TenantLimits(cfg.Limits.Tenant),
+		Audit:          func(a *rpc.Admin) { audited(protection.Audit, log, a) },
 		Observe: func(c rpc.Call) {
 			measured.Request(c.Method, c.Code, c.Took)
 			requests.Log(logging.Request{
@@ -335,6 +338,23 @@ func events(measured *metrics.Set, log hclog.Logger) coord.Events {
 	}
 	e.Background = func(what string, err error) { log.Warn("background work failed", "what", what, "error", err) }
 	return e
+}
+
+// audited writes down what an administrator did, in a file of its own or the log.
+func audited(file *audit.Log, log hclog.Logger, a *rpc.Admin) {
+	e := audit.Entry{
+		Time: time.Now().UTC(), Subject: a.Subject, KeyID: a.KeyID, Peer: a.Peer,
+		Operation: a.Method, Target: a.Target, Outcome: a.Outcome(), RequestID: a.RequestID(),
+	}
+	if file != nil {
+		err := file.Write(e)
+		if err == nil {
+			return
+		}
+		log.Error("audit entry goes to the log", "error", err)
+	}
+	log.Info("audit", "subject", e.Subject, "key_id", e.KeyID, "peer", e.Peer,
+		"operation", e.Operation, "target", e.Target, "outcome", e.Outcome, "request_id", e.RequestID)
 }
 
 // reloads logs what becomes of files that have changed.

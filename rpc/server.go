@@ -97,6 +97,10 @@ type Options struct {
 	// every operation of a Pipeline or batch as of an RPC of its own, on its
 	// path and from any goroutine; it must be quick. May be nil.
 	Observe func(Call)
+	// Audit is told of every RPC by which an administrator has changed
+	// something or was to, and of those that were forbidden, on their path. May
+	// be nil.
+	Audit func(*Admin)
 }
 
 func (o Options) withDefaults() (Options, error) {
@@ -157,6 +161,7 @@ type Server struct {
 	service *service
 	limiter *limit.Limiter
 
+	forbidden perSecond    // those that the audit is told of
 	inFlight  atomic.Int64 // requests
 	pipelines atomic.Int64 // streams of pipelined requests
 	draining  atomic.Bool

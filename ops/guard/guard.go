@@ -13,6 +13,7 @@ import (
 
 	"google.golang.org/grpc/credentials"
 
+	"github.com/pairdb/coordinator/ops/audit"
 	"github.com/pairdb/coordinator/ops/certs"
 	"github.com/pairdb/coordinator/ops/config"
 	"github.com/pairdb/coordinator/rpc/auth"
@@ -27,6 +28,8 @@ type Guard struct {
 
 	// Tokens verifies clients' tokens.
 	Tokens *auth.Verifier
+	// Audit is where operations of administrators are written, apart from the log.
+	Audit *audit.Log
 
 	watcher certs.Watcher
 }
@@ -62,7 +65,22 @@ func Open(cfg *config.Config, events Events) (*Guard, error) {
 		}
 		g.Tokens = v
 	}
+	if cfg.Audit.File != "" {
+		l, err := watched(g, "audit", audit.Open, cfg.Audit.File)
+		if err != nil {
+			return nil, err
+		}
+		g.Audit = l
+	}
 	return g, nil
+}
+
+// Close closes what is written to.
+func (g *Guard) Close() error {
+	if g.Audit == nil {
+		return nil
+	}
+	return g.Audit.Close()
 }
 
 func verifierOptions(j *config.JWT) auth.Options {
