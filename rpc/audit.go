@@ -34,15 +34,15 @@ const forbiddenPerSecond = 10
 // audit tells of an RPC of administrators that has changed something or was to,
 // and of one that was forbidden. Whoever has no good token is told of in the log
 // of requests alone.
-func (s *Server) audit(rule access, call *Call, c *caller, request any) {
-	if s.opts.Audit == nil || rule != accessAdmin || call.Reason == "UNAUTHENTICATED" {
+func (s *Server) audit(call Call, c *caller, request any) {
+	if call.Reason == "UNAUTHENTICATED" {
 		return
 	}
 	forbidden := call.Reason == "FORBIDDEN"
 	if readOnly(call.Method) && !forbidden || forbidden && !s.forbidden.allow(time.Now()) {
 		return
 	}
-	a := Admin{Call: call, Target: target(request)}
+	a := Admin{Call: &call, Target: target(request)}
 	if c != nil {
 		a.Subject, a.KeyID = c.principal.Subject, c.principal.KeyID
 	}

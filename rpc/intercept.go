@@ -204,7 +204,9 @@ func (s *Server) route(method string, handle grpc.MethodHandler) grpc.MethodHand
 			call.Took = time.Since(started)
 			s.opts.Observe(call)
 		}
-		s.audit(rule, &call, r.caller, r.request.Message)
+		if rule == accessAdmin && s.opts.Audit != nil {
+			s.audit(call, r.caller, r.request.Message)
+		}
 		r.request, r.decode, r.unread, r.caller = codec.Tolerant{}, nil, nil, nil
 		s.routed.Put(r)
 		return response, err

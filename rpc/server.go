@@ -201,6 +201,7 @@ func NewServer(opts Options) (*Server, error) {
 	settings := append(connectionSettings(opts.TLS),
 		grpc.MaxConcurrentStreams(uint32(opts.MaxConcurrentStreams)),
 		grpc.NumStreamWorkers(streamWorkers),
+		grpc.ForceServerCodecV2(codec.Booking(s.limiter.Hold)),
 		grpc.StreamInterceptor(s.interceptStream),
 		grpc.KeepaliveParams(keepalive.ServerParameters{
 			MaxConnectionIdle:     opts.MaxConnectionIdle,
