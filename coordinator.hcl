@@ -251,8 +251,9 @@ limits {
   # anyway. Those beyond are refused, of the tenants with the most under way first.
   max_in_flight = 10000
 
-  # Bytes of values in memory, that came in or wait to be read by their clients;
-  # those beyond are refused. 1048576 (1 MiB) to 1125899906842624.
+  # Bytes of values in memory: half of it for those that came in, half for those
+  # that wait to be read by their clients. Those beyond are refused. 1048576
+  # (1 MiB) to 1125899906842624.
   max_held_bytes = 536870912
 
   # Of each tenant by itself, unless it has limits of its own (coordinator tenant

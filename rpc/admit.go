@@ -46,7 +46,8 @@ func (a *admission) Read(ctx context.Context, req coord.ReadRequest) (result coo
 	}
 	defer func() { a.limiter.Leave(pass, len(result.Value)) }()
 	result, err = a.Engine.Read(ctx, req)
-	if !a.limiter.HasRoom(len(result.Value)) {
+	// Small ones are not booked, and so always find room.
+	if len(result.Value) > limit.Large && !a.limiter.HasRoom(len(result.Value)) {
 		return coord.ReadResult{}, errNoRoomForAnswer
 	}
 	return result, err

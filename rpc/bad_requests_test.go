@@ -217,41 +217,46 @@ func (c anyBytes) Marshal(v any) (mem.BufferSlice, error) {
 // stream how its only operation did.
 func ask(t *testing.T, ctx context.Context, conn *grpc.ClientConn, method string, send any) failure {
 	t.Helper()
-	method, _, _ = strings.Cut(method, "/")
-	full := "/" + coordinatorpb.CoordinatorService_ServiceDesc.ServiceName + "/" + method
-	force := grpc.ForceCodecV2(anyBytes{codec.New()})
-	var err error
-	var status *coordinatorpb.OperationStatus
-	switch method {
-	case "Pipeline":
-		stream, openErr := conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, full, force,
-			grpc.MaxCallSendMsgSize(16<<20))
-		if openErr != nil {
-			t.Fatal(openErr)
-		}
-		answer := new(coordinatorpb.PipelineResponse)
-		_ = stream.SendMsg(send) // what went wrong shows in the answer
-		_ = stream.CloseSend()
-		if err = stream.RecvMsg(answer); err == nil {
-			status = answer.Answers[0].Status
-		}
-	case "BatchWrite":
-		answer := new(coordinatorpb.BatchWriteResponse)
-		if err = conn.Invoke(ctx, full, send, answer, force); err == nil {
-			status = answer.Results[0].Status
-		}
-	case "BatchRead":
-		answer := new(coordinatorpb.BatchReadResponse)
-		if err = conn.Invoke(ctx, full, send, answer, force); err == nil {
-			status = answer.Results[0].Status
-		}
-	default:
-		err = conn.Invoke(ctx, full, send, new(coordinatorpb.GetStatusRequest), force)
-	}
+	status, err := deliver(ctx, conn, method, send)
 	if status != nil {
 		return failure{code: codes.Code(status.Code), reason: status.Reason, outcome: status.Outcome, message: status.Message, domain: errorDomain}
 	}
 	return failureOf(t, err)
+}
+
+// deliver sends a request of any kind. Of a batch or stream it returns the
+// status of the first operation.
+func deliver(ctx context.Context, conn *grpc.ClientConn, method string, send any) (*coordinatorpb.OperationStatus, error) {
+	method, _, _ = strings.Cut(method, "/")
+	full := "/" + coordinatorpb.CoordinatorService_ServiceDesc.ServiceName + "/" + method
+	force := grpc.ForceCodecV2(anyBytes{codec.New()})
+	switch method {
+	case "Pipeline":
+		stream, err := conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, full, force)
+		if err != nil {
+			return nil, err
+		}
+		answer := new(coordinatorpb.PipelineResponse)
+		_ = stream.SendMsg(send) // what went wrong shows in the answer
+		_ = stream.CloseSend()
+		if err := stream.RecvMsg(answer); err != nil {
+			return nil, err
+		}
+		return answer.Answers[0].Status, nil
+	case "BatchWrite":
+		answer := new(coordinatorpb.BatchWriteResponse)
+		if err := conn.Invoke(ctx, full, send, answer, force); err != nil {
+			return nil, err
+		}
+		return answer.Results[0].Status, nil
+	case "BatchRead":
+		answer := new(coordinatorpb.BatchReadResponse)
+		if err := conn.Invoke(ctx, full, send, answer, force); err != nil {
+			return nil, err
+		}
+		return answer.Results[0].Status, nil
+	}
+	return nil, conn.Invoke(ctx, full, send, new(coordinatorpb.GetStatusRequest), force)
 }
 
 func TestBadRequests(t *testing.T) {

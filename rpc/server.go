@@ -43,6 +43,13 @@ const (
 // started: reused ones have grown their stacks already.
 const streamWorkers = 64
 
+// Beyond manyConnections most are taken to be idle: they get small buffers, and
+// share those that are written from.
+const (
+	manyConnections = 2000
+	manyReadBuffer  = 4 << 10
+)
+
 // streamGrace is how long streams of reflection and health may outlive the
 // last request at a stop.
 const streamGrace = time.Second
@@ -211,6 +218,9 @@ func NewServer(opts Options) (*Server, error) {
 			Timeout:               10 * time.Second,
 		}),
 	)
+	if opts.MaxConnections > manyConnections {
+		settings = append(settings, grpc.SharedWriteBuffer(true), grpc.ReadBufferSize(manyReadBuffer))
+	}
 	s.grpc = grpc.NewServer(settings...)
 	if err := errors.Join(s.register(coordinatorpb.CoordinatorService_ServiceDesc),
 		s.register(legacypb.CoordinatorService_ServiceDesc)); err != nil {

@@ -39,7 +39,9 @@ type Options struct {
 	// MaxInFlight bounds the operations under way at once [10,000]. How many
 	// there are in fact is found out by how long they take.
 	MaxInFlight int
-	// MaxBytes bounds the bytes of values that are held for them [512 MiB].
+	// MaxBytes bounds the bytes of values that are held for them [512 MiB]: half
+	// of it those that came in, the rest those that wait to be sent, so that
+	// clients who do not read keep nobody from writing.
 	MaxBytes int64
 	// Tenant is what limits a tenant that has no limits of its own; in each
 	// field 0 means none.
@@ -65,7 +67,8 @@ type Limiter struct {
 	others  *Tenant // those beyond MaxTenants, together
 
 	inFlight atomic.Int64
-	bytes    atomic.Int64
+	bytes    atomic.Int64 // of values that came in
+	waiting  atomic.Int64 // bytes of values that wait to be sent
 	busy     atomic.Int64 // tenants with operations under way
 	window   window
 
@@ -131,7 +134,7 @@ type Pass struct {
 func (l *Limiter) InFlight() int64 { return l.inFlight.Load() }
 
 // Bytes is how many bytes of values are held for them.
-func (l *Limiter) Bytes() int64 { return l.bytes.Load() }
+func (l *Limiter) Bytes() int64 { return l.bytes.Load() + l.waiting.Load() }
 
 // Allowed is how many operations may be under way now.
 func (l *Limiter) Allowed() int64 { return l.window.allowed.Load() }
@@ -201,13 +204,21 @@ func (l *Limiter) HasRoom(bytes int) bool {
 	if bytes == 0 {
 		return true
 	}
-	held := l.bytes.Load()
-	return held <= 0 || held+int64(bytes) <= l.opts.MaxBytes
+	most := l.opts.MaxBytes / 2
+	if bytes > Large {
+		most /= 2
+	}
+	waiting := l.waiting.Load()
+	return waiting <= 0 || waiting+int64(bytes) <= most
 }
+
+// Large is the size in bytes above which values find room in half of what there
+// is for those that wait: the rest is for small ones.
+const Large = 64 << 10
 
 // Hold books bytes of values that wait to be sent, and, of a negative number,
 // that they wait no more.
-func (l *Limiter) Hold(bytes int) { l.bytes.Add(int64(bytes)) }
+func (l *Limiter) Hold(bytes int) { l.waiting.Add(int64(bytes)) }
 
 // tenant returns what is known of a tenant.
 func (l *Limiter) tenant(id string, now int64) *Tenant {

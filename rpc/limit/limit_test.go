@@ -189,15 +189,35 @@ func TestBytesAreBounded(t *testing.T) {
 	if _, r := enter(t, l, "a", 1); r == nil || !errors.Is(r, ErrOverloaded) {
 		t.Errorf("a value beside it: %v", r)
 	}
-	if _, r := enter(t, l, "a", 0); r == nil {
-		t.Error("a read beside it is let in")
+	if p, r := enter(t, l, "a", 0); r != nil {
+		t.Errorf("no value beside it: %v", r)
+	} else {
+		l.Leave(p, 0)
 	}
+	l.Leave(large, 0)
+
+	// Answers that wait keep no value from coming in.
+	if !l.HasRoom(1000) {
+		t.Error("there is no room for a single large answer")
+	}
+	l.Hold(1000)
 	if l.HasRoom(1) {
 		t.Error("there is room for an answer beside it")
 	}
-	l.Leave(large, 0)
-	if !l.HasRoom(1000) || l.Bytes() != 0 {
+	if p, r := enter(t, l, "a", 40); r != nil {
+		t.Errorf("a value that comes in beside it: %v", r)
+	} else {
+		l.Leave(p, 0)
+	}
+	l.Hold(-1000)
+	if l.Bytes() != 0 {
 		t.Errorf("%d bytes are left", l.Bytes())
+	}
+	// Large ones leave room for small ones.
+	l = New(Options{MaxBytes: 16 * Large})
+	l.Hold(4 * Large)
+	if l.HasRoom(Large+1) || !l.HasRoom(Large) {
+		t.Error("large answers take the room of small ones")
 	}
 }
 

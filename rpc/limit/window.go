@@ -104,9 +104,8 @@ func (l *Limiter) load(t *Tenant, bytes int64) error {
 			return errTooMuch
 		}
 	}
-	// A single value always finds room, or it never would. What brings none may
-	// find one.
-	if held := l.bytes.Load(); held > 0 && held+max(bytes, 1) > l.opts.MaxBytes {
+	// A single value always finds room, or it never would.
+	if held := l.bytes.Load(); bytes > 0 && held > 0 && held+bytes > l.opts.MaxBytes/2 {
 		return errTooLarge
 	}
 	return nil
