@@ -32,12 +32,15 @@ server {
   # How long requests in flight may go on after SIGTERM. 0s to 1h.
   shutdown_timeout = "30s"
 
-  # TLS towards clients. PEM files. With client_ca_file every client needs a
-  # certificate from it. Default: plain text.
+  # TLS towards clients, 1.2 or newer. PEM files; like all that hold certificates
+  # or keys, they are read again when they change and on SIGHUP. With
+  # client_ca_file every client needs a certificate from it; with client_names,
+  # one for any of these DNS names. Default: plain text.
   # tls {
   #   cert_file      = "/etc/pairdb/server.pem"
   #   key_file       = "/etc/pairdb/server-key.pem"
   #   client_ca_file = "/etc/pairdb/clients-ca.pem"
+  #   client_names   = ["app.example.com", "gateway.example.com"]
   # }
 }
 
@@ -67,6 +70,13 @@ metadata "postgres" {
   max_connections   = 50
   min_connections   = 10
   conn_max_lifetime = "30m"
+
+  # TLS; the same attributes as in storage. The server's certificate must be for
+  # its host. Default: what the url's sslmode says, else TLS where the server
+  # offers it, without a check of its certificate.
+  # tls {
+  #   ca_file = "/etc/pairdb/postgres-ca.pem"
+  # }
 }
 
 # metadata "sqlite" {
@@ -120,6 +130,10 @@ idempotency "redis" {
 #   url             = "postgres://coordinator@localhost:5432/pairdb_claims"
 #   max_connections = 20
 #   ttl             = "24h"
+#   # TLS of url, as in metadata "postgres".
+#   tls {
+#     ca_file = "/etc/pairdb/postgres-ca.pem"
+#   }
 # }
 
 # idempotency "badger" {
@@ -145,8 +159,11 @@ storage {
   # -dev the default is 3.
   embedded = 0
 
-  # TLS towards storage nodes. PEM files. cert_file and key_file, together, are
-  # this coordinator's own certificate. Default: plain text.
+  # TLS towards storage nodes, whose certificates must be for the hosts that they
+  # advertise. PEM files. cert_file and key_file, together, are this
+  # coordinator's own certificate: storage nodes that ask for one (coordinator
+  # storage -tls-client-ca) want it to be for the DNS name "coordinator". Default:
+  # plain text.
   # tls {
   #   ca_file   = "/etc/pairdb/storage-ca.pem"
   #   cert_file = "/etc/pairdb/coordinator.pem"
@@ -213,7 +230,11 @@ cache {
   max_size = 10000
 }
 
-# Who may call. Default: no authentication.
+# Who may call. With it every RPC of the API needs the metadata
+# "authorization: Bearer TOKEN", with a JSON Web Token whose claims name the
+# tenants that the caller may reach, and its roles: "admin" administers tenants and
+# storage nodes. Default: no authentication; -dev then refuses to listen beyond
+# loopback without the flag -allow-remote.
 # auth {
 #   jwt {
 #     # Claims that a token must have. Default: not checked.
@@ -223,35 +244,56 @@ cache {
 #     # Clock difference to put up with. 0s to 1h.
 #     leeway = "30s"
 #
-#     # Verification keys: one block each, labelled with the key id; algorithm is
-#     # one of HS, RS, PS and ES with 256, 384 or 512, or EdDSA; file holds PEM or,
-#     # for HS, the secret's bytes. Or a JSON Web Key Set.
+#     # Verification keys: one block each, labelled with the key id, which tokens
+#     # name; algorithm, which alone tokens of the key may use, is one of HS, RS, PS
+#     # and ES with 256, 384 or 512, or EdDSA; file holds PEM (a public key or a
+#     # certificate) or, for HS, the secret's bytes, at least 16. And, or instead, a
+#     # JSON Web Key Set. To rotate, have the old and the new key side by side. The
+#     # files are read again when they change and on SIGHUP; tokens of a key that
+#     # is gone end at once.
 #     key "2026-01" {
 #       algorithm = "EdDSA"
 #       file      = "/etc/pairdb/jwt-2026-01.pem"
 #     }
 #     jwks_file = "/etc/pairdb/jwks.json"
 #
-#     # The claims that name the caller's tenants and roles.
+#     # The claims that name the caller's tenants and roles: a string or a list of
+#     # them each. The tenant "*" stands for all.
 #     tenant_claim = "tenant_id"
 #     roles_claim  = "roles"
 #   }
 # }
 
-# What is refused rather than served badly.
-# limits {
-#   # Bytes of one value, 1 to 10485760 (10 MiB).
-#   max_value_bytes = 10485760
-#
-#   # Requests under way at once; those beyond are refused. 1 to 1000000000.
-#   max_in_flight = 10000
-#
-#   # Of each tenant by itself; 0 means no limit.
-#   tenant {
-#     operations_per_second = 0
-#     bytes_per_second      = 0
-#     concurrency           = 0
-#   }
+# What is refused rather than served badly. Each coordinator counts by itself.
+limits {
+  # Bytes of one value, 1 to 10485760 (10 MiB).
+  max_value_bytes = 10485760
+
+  # Operations under way at once, 1 to 1000000000. While even the fastest take far
+  # longer than without load, fewer are let in: beyond that they would be late
+  # anyway. Those beyond are refused, of the tenants with the most under way first.
+  max_in_flight = 10000
+
+  # Bytes of values in memory: half of it for those that came in, half for those
+  # that wait to be read by their clients. Those beyond are refused. 1048576
+  # (1 MiB) to 1125899906842624.
+  max_held_bytes = 536870912
+
+  # Of each tenant by itself, unless it has limits of its own (coordinator tenant
+  # set-limits); 0 means no limit. A tenant may use what a second gives it at once.
+  # Operations of a batch or pipeline count one by one, bytes are those of values
+  # written and read.
+  tenant {
+    operations_per_second = 0
+    bytes_per_second      = 0
+    concurrency           = 0 # operations under way at once
+  }
+}
+
+# Where operations of administrators are written, a JSON object a line: when, who,
+# what, on what, and with which outcome. Default: the log.
+# audit {
+#   file = "/var/log/pairdb/audit.jsonl"
 # }
 
 # Everything over HTTP: health, metrics, the console.

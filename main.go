@@ -4,8 +4,6 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"flag"
 	"fmt"
@@ -28,10 +26,12 @@ import (
 	"github.com/pairdb/coordinator/backends/redis"
 	"github.com/pairdb/coordinator/backends/sqlite"
 	"github.com/pairdb/coordinator/coord"
+	"github.com/pairdb/coordinator/ops/audit"
 	"github.com/pairdb/coordinator/ops/build"
 	"github.com/pairdb/coordinator/ops/cli"
 	"github.com/pairdb/coordinator/ops/config"
 	"github.com/pairdb/coordinator/ops/flags"
+	"github.com/pairdb/coordinator/ops/guard"
 	"github.com/pairdb/coordinator/ops/health"
 	"github.com/pairdb/coordinator/ops/httpd"
 	"github.com/pairdb/coordinator/ops/logging"
@@ -179,6 +179,18 @@ func serve(ctx context.Context, cfg *config.Config, dev bool, log hclog.Logger, 
 	}
 	defer opsListener.Close()
 
+	protection, err := guard.Open(cfg, reloads(log))
+	if err != nil {
+		return err
+	}
+	defer closing("audit log", protection.Close)
+	watching, stopWatching := context.WithCancel(context.Background())
+	watched := protection.Watch(watching)
+	defer func() {
+		stopWatching()
+		watched()
+	}()
+
 	alive := health.New()
 	measured := metrics.New(build.Version(), build.Commit())
 	ops := httpd.Options{
@@ -199,10 +211,7 @@ func serve(ctx context.Context, cfg *config.Config, dev bool, log hclog.Logger, 
 		return opsServer.Shutdown(ctx)
 	})
 
-	choice, err := chosen(cfg, log)
-	if err != nil {
-		return err
-	}
+	choice := chosen(cfg, protection, log)
 	stores := new(backends.Stores)
 	alive.Check("metadata", stores.PingMetadata)
 	alive.Check("idempotency", stores.PingIdempotency)
@@ -223,7 +232,7 @@ func serve(ctx context.Context, cfg *config.Config, dev bool, log hclog.Logger, 
 		Metadata:         stores.Metadata,
 		Idempotency:      stores.Idempotency,
 		Hints:            stores.Metadata,
-		Connect:          nodes.connect,
+		Connect:          func(n coord.StorageNode) (coord.Replica, error) { return nodes.connect(n, protection) },
 		DefaultLevel:     cfg.Consistency.DefaultLevel,
 		WriteTimeout:     cfg.Consistency.WriteTimeout,
 		ReadTimeout:      cfg.Consistency.ReadTimeout,
@@ -257,11 +266,18 @@ func serve(ctx context.Context, cfg *config.Config, dev bool, log hclog.Logger, 
 	server, err := rpc.NewServer(rpc.Options{
 		Engine:         engine,
 		Version:        build.Version(),
+		TLS:            protection.Clients,
+		Auth:           protection.Tokens,
 		DefaultLevel:   cfg.Consistency.DefaultLevel,
 		MaxValue:       cfg.Limits.MaxValueBytes,
 		ReadTimeout:    cfg.Server.ReadTimeout,
 		WriteTimeout:   cfg.Server.WriteTimeout,
 		MaxConnections: cfg.Server.MaxConnections,
+		MaxInFlight:    cfg.Limits.MaxInFlight,
+		MaxHeldBytes:   int64(cfg.Limits.MaxHeldBytes),
+		MaxTenants:     cfg.Cache.MaxSize,
+		TenantLimits:   coord.TenantLimits(cfg.Limits.Tenant),
+		Audit:          func(a *rpc.Admin) { audited(protection.Audit, log, a) },
 		Observe: func(c rpc.Call) {
 			measured.Request(c.Method, c.Code, c.Took)
 			if requests.Due(isFault(c.Code), c.Took) {
@@ -354,8 +370,35 @@ func events(measured *metrics.Set, log hclog.Logger) coord.Events {
 	return e
 }
 
+// audited writes down what an administrator did, in a file of its own or the log.
+func audited(file *audit.Log, log hclog.Logger, a *rpc.Admin) {
+	e := audit.Entry{
+		Time: time.Now().UTC(), Subject: a.Subject, KeyID: a.KeyID, Peer: a.Peer,
+		Operation: a.Method, Target: a.Target, Outcome: a.Outcome(), RequestID: a.RequestID(),
+	}
+	if file != nil {
+		err := file.Write(e)
+		if err == nil {
+			return
+		}
+		log.Error("audit entry goes to the log", "error", err)
+	}
+	log.Info("audit", "subject", e.Subject, "key_id", e.KeyID, "peer", e.Peer,
+		"operation", e.Operation, "target", e.Target, "outcome", e.Outcome, "request_id", e.RequestID)
+}
+
+// reloads logs what becomes of files that have changed.
+func reloads(log hclog.Logger) guard.Events {
+	return guard.Events{
+		Loaded: func(what string) { log.Info("files read again", "what", what) },
+		Failed: func(what string, err error) {
+			log.Error("files could not be read again; what they held before stays in use", "what", what, "error", err)
+		},
+	}
+}
+
 // chosen are the stores that the configuration names.
-func chosen(cfg *config.Config, log hclog.Logger) (backends.Options, error) {
+func chosen(cfg *config.Config, protection *guard.Guard, log hclog.Logger) backends.Options {
 	warn := func(message string) { log.Warn(message, "store", "idempotency") }
 	o := backends.Options{
 		NodeID:  cfg.NodeID,
@@ -381,10 +424,6 @@ func chosen(cfg *config.Config, log hclog.Logger) (backends.Options, error) {
 		}
 	}
 	if r := cfg.Idempotency.Redis; r != nil {
-		secure, err := clientTLS(r.TLS)
-		if err != nil {
-			return o, err
-		}
 		retries := r.MaxRetries
 		if retries == 0 {
 			retries = -1 // none; 0 means the default there
@@ -392,11 +431,11 @@ func chosen(cfg *config.Config, log hclog.Logger) (backends.Options, error) {
 		o.Redis = &redis.Options{
 			Addresses: r.Addresses, MasterName: r.MasterName,
 			Username: r.Username, Password: redis.NewSecret(r.Password.Reveal()), SentinelPassword: redis.NewSecret(r.SentinelPassword.Reveal()),
-			DB: r.DB, TLS: secure, MaxRetries: retries, PoolSize: r.PoolSize, MinIdleConns: r.MinIdleConns,
+			DB: r.DB, Dial: protection.DialRedis, MaxRetries: retries, PoolSize: r.PoolSize, MinIdleConns: r.MinIdleConns,
 			WaitReplicas: r.WaitReplicas, TTL: ttl, Warn: warn,
 		}
 	}
-	return o, nil
+	return o
 }
 
 // measure puts how the stores' connections are used on the metrics page.
@@ -422,31 +461,6 @@ func measure(page *metrics.Set, s *backends.Stores) {
 		page.Gauge("coordinator_idempotency_pool_connections", "Connections to Redis.", func() float64 { return float64(claims.Stats().Connections) })
 		page.Gauge("coordinator_idempotency_pool_idle", "Connections to Redis that are unused.", func() float64 { return float64(claims.Stats().IdleConnections) })
 	}
-}
-
-// clientTLS reads the files of a TLS block; nil for none.
-func clientTLS(t *config.ClientTLS) (*tls.Config, error) {
-	if t == nil {
-		return nil, nil
-	}
-	c := &tls.Config{MinVersion: tls.VersionTLS12}
-	if t.CAFile != "" {
-		pem, err := os.ReadFile(t.CAFile)
-		if err != nil {
-			return nil, fmt.Errorf("read tls.ca_file: %w", err)
-		}
-		if c.RootCAs = x509.NewCertPool(); !c.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("read tls.ca_file: %s holds no PEM certificate", t.CAFile)
-		}
-	}
-	if t.CertFile != "" {
-		pair, err := tls.LoadX509KeyPair(t.CertFile, t.KeyFile)
-		if err != nil {
-			return nil, fmt.Errorf("read tls.cert_file and tls.key_file: %w", err)
-		}
-		c.Certificates = []tls.Certificate{pair}
-	}
-	return c, nil
 }
 
 // embedded are the storage nodes that run in this process, by id.
@@ -489,11 +503,11 @@ type borrowed struct{ coord.Replica }
 func (borrowed) Close() error { return nil }
 
 // connect opens the way to a registered storage node.
-func (e embedded) connect(n coord.StorageNode) (coord.Replica, error) {
+func (e embedded) connect(n coord.StorageNode, protection *guard.Guard) (coord.Replica, error) {
 	if node := e[n.ID]; node != nil {
 		return borrowed{node}, nil
 	}
-	return rpc.DialStorage(rpc.StorageOptions{Address: n.Address(), NodeID: n.ID, UUID: n.UUID})
+	return rpc.DialStorage(rpc.StorageOptions{Address: n.Address(), NodeID: n.ID, UUID: n.UUID, TLS: protection.Storage})
 }
 
 // register makes members of the embedded nodes and of those that the
@@ -567,6 +581,17 @@ func serveStorage(ctx context.Context, opts flags.StorageNode, log hclog.Logger,
 		return err
 	}
 
+	protection, err := guard.OpenStorage(opts.TLS, reloads(log))
+	if err != nil {
+		return err
+	}
+	watching, stopWatching := context.WithCancel(context.Background())
+	watched := protection.Watch(watching)
+	defer func() {
+		stopWatching()
+		watched()
+	}()
+
 	alive := health.New()
 	page := new(metrics.Page)
 	page.Process(build.Version(), build.Commit())
@@ -601,7 +626,7 @@ func serveStorage(ctx context.Context, opts flags.StorageNode, log hclog.Logger,
 	defer closing("storage node", node.Close)
 	alive.Check("disk", func(context.Context) error { return node.Unavailable() })
 	describeOn(page, node)
-	server, err := rpc.NewStorageServer(rpc.StorageServerOptions{Replica: node})
+	server, err := rpc.NewStorageServer(rpc.StorageServerOptions{Replica: node, TLS: protection.Clients})
 	if err != nil {
 		return err
 	}

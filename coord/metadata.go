@@ -13,6 +13,7 @@ type Tenant struct {
 	ReplicationFactor int
 	CreatedAt         time.Time // to the second
 	UpdatedAt         time.Time // to the second
+	Limits            TenantLimits
 	// Space is the name under which storage nodes keep the tenant's keys. It is
 	// the ID until a tenant of that id was deleted: the next one gets another,
 	// so that it never sees what is still being removed.
@@ -118,6 +119,8 @@ type Metadata interface {
 	// CreateTenant fails with ErrTenantExists, and sets the times, the space and
 	// the epoch since when.
 	CreateTenant(ctx context.Context, id string, replicationFactor int) (Tenant, error)
+	// SetTenantLimits returns the tenant as it is then; ErrTenantNotFound.
+	SetTenantLimits(ctx context.Context, id string, change LimitsChange) (Tenant, error)
 	// DeleteTenant fails with ErrTenantNotFound. The tenant's space is listed by
 	// DeletedSpaces from then on.
 	DeleteTenant(ctx context.Context, id string) error

@@ -31,6 +31,9 @@ type Engine interface {
 	// was begun, which has no id where none is needed.
 	SetReplicationFactor(ctx context.Context, id string, replicationFactor int) (coord.Tenant, coord.Migration, error)
 	DeleteTenant(ctx context.Context, id string) error
+	SetTenantLimits(ctx context.Context, id string, change coord.LimitsChange) (coord.Tenant, error)
+	// KnownLimits returns a tenant's own limits where they are at hand.
+	KnownLimits(id string) (limits coord.TenantLimits, known bool)
 
 	// AddNode asks the node for its UUID, and begins to make it a member. The
 	// migration has no id where none is needed.

@@ -112,7 +112,7 @@ const (
 func readOnly(method string) bool {
 	switch method {
 	case methodRead, "BatchRead", "ListKeys", "GetTenant", "ListTenants", "ListStorageNodes",
-		"GetMigrationStatus", "ListMigrations", "PlanNodeChange", "GetStatus":
+		"GetMigrationStatus", "ListMigrations", "PlanNodeChange", "GetStatus", "GetTenantLimits":
 		return true
 	}
 	return false
@@ -136,6 +136,8 @@ type routed struct {
 	read    func(any) error // its method, kept since making it allocates
 	direct  direct          // nil where the generated handler serves it
 	began   time.Time
+	caller  *caller
+	access  access
 }
 
 func (r *routed) readRequest(in any) error {
@@ -146,14 +148,14 @@ func (r *routed) readRequest(in any) error {
 	if r.request.Fault != nil {
 		return fmt.Errorf("%w: %w", errMalformed, r.request.Fault)
 	}
-	return nil
+	return r.access.allow(r.caller, in)
 }
 
 // route wraps the generated handler of a method: it turns requests away while
 // draining, bounds them in time, survives their panics, tells the observer,
 // and turns errors into statuses.
 func (s *Server) route(method string, handle grpc.MethodHandler) grpc.MethodHandler {
-	operation := operationOf(method)
+	operation, rule := operationOf(method), accessRules[method]
 	mutation := operation == "write" || operation == "delete"
 	timeout := s.opts.WriteTimeout
 	if readOnly(method) {
@@ -165,8 +167,12 @@ func (s *Server) route(method string, handle grpc.MethodHandler) grpc.MethodHand
 	pool := routedPool(method)
 	return func(srv any, ctx context.Context, decode func(any) error, interceptor grpc.UnaryServerInterceptor) (any, error) {
 		r := pool.Get().(*routed)
-		r.began, r.decode = time.Now(), decode
-		response, err := s.serve(srv, ctx, timeout, handle, interceptor, r)
+		r.began, r.decode, r.access = time.Now(), decode, rule
+		var response any
+		var err error
+		if r.caller, err = s.authenticate(ctx); err == nil {
+			response, err = s.serve(srv, ctx, timeout, handle, interceptor, r)
+		}
 		call := Call{Method: method, Operation: operation, Err: err, ctx: ctx}
 		switch {
 		case r.unread != nil:
@@ -194,7 +200,10 @@ func (s *Server) route(method string, handle grpc.MethodHandler) grpc.MethodHand
 			call.Took = time.Since(r.began)
 			s.opts.Observe(call)
 		}
-		r.request, r.decode, r.unread = codec.Tolerant{}, nil, nil
+		if rule == accessAdmin && s.opts.Audit != nil {
+			s.audit(call, r.caller, r.request.Message)
+		}
+		r.request, r.decode, r.unread, r.caller = codec.Tolerant{}, nil, nil, nil
 		if r.direct != nil {
 			r.direct.reset()
 		}

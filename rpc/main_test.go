@@ -34,6 +34,8 @@ type script struct {
 	tenant     func(id string) (coord.Tenant, error)
 	create     func(id string, rf int) (coord.Tenant, error)
 	setRF      func(id string, rf int) (coord.Tenant, coord.Migration, error)
+	setLimits  func(id string, change coord.LimitsChange) (coord.Tenant, error)
+	limits     func(id string) (coord.TenantLimits, bool)
 	drop       func(id string) error
 	addNode    func(coord.StorageNode) (coord.Migration, error)
 	removeNode func(id string, how coord.Removal) (coord.Migration, error)
@@ -102,6 +104,15 @@ func (s *script) Migrations(context.Context) ([]coord.MigrationState, error) {
 func (s *script) CancelMigration(_ context.Context, id string) error { return s.cancel(id) }
 func (s *script) Repair(ctx context.Context, r coord.RepairRequest, tell func(coord.RepairProgress)) error {
 	return s.repair(ctx, r, tell)
+}
+func (s *script) SetTenantLimits(_ context.Context, id string, change coord.LimitsChange) (coord.Tenant, error) {
+	return s.setLimits(id, change)
+}
+func (s *script) KnownLimits(id string) (coord.TenantLimits, bool) {
+	if s.limits == nil {
+		return coord.TenantLimits{}, false
+	}
+	return s.limits(id)
 }
 
 // start serves opts in memory and returns the server and a connection to it.

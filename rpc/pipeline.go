@@ -28,6 +28,7 @@ type pipeline struct {
 	flow[*pipelined]
 	service *service
 	stream  grpc.ServerStream
+	caller  *caller
 	answers answers
 
 	// meanValue is about how many bytes a read of this stream has found lately,
@@ -43,7 +44,12 @@ func (s *service) Pipeline(stream grpc.BidiStreamingServer[coordinatorpb.Pipelin
 	if s.server.draining.Load() {
 		return statusOf(coord.ErrShuttingDown)
 	}
+	c, err := s.server.authenticate(stream.Context())
+	if err != nil {
+		return statusOf(err)
+	}
 	p := newPipeline(s, stream)
+	p.caller = c
 	s.server.pipelines.Add(1)
 	defer func() {
 		if s.server.pipelines.Add(-1) == 0 && s.server.draining.Load() {
@@ -98,6 +104,11 @@ func (p *pipeline) read() error {
 		if fault := tolerant.Fault; fault != nil {
 			return statusOf(fmt.Errorf("%w: %w", errMalformed, fault))
 		}
+		// A token that has ended ends the stream in good order: none of what
+		// came is begun, and a client sends it again on a stream with a new one.
+		if p.caller.stillGood() != nil {
+			return nil
+		}
 		now := time.Now()
 		mean, bytes := int(p.meanValue.Load()), 0
 		for _, op := range message.Operations {
@@ -133,6 +144,9 @@ func (p *pipeline) start(message *coordinatorpb.PipelineRequest, in *codec.Inbou
 		t.pipeline, t.id, t.kind, t.maxValue, t.started = p, op.Id, op.Kind, int(op.MaxValueBytes), now
 		t.cost = booked(op, mean)
 		level, ttl, err := s.checkOperation(op)
+		if err == nil {
+			err = p.caller.mayReach(op.TenantId)
+		}
 		if err == nil && draining {
 			err = coord.ErrShuttingDown
 		}
@@ -212,6 +226,7 @@ type pipelined struct {
 	key      string
 	maxValue int // of a read
 	cost     int // bytes that the request is booked with
+	held     int // bytes of the value found that the limiter knows of
 	started  time.Time
 
 	written coord.WriteResult
@@ -221,6 +236,9 @@ type pipelined struct {
 }
 
 func (s *Server) release(t *pipelined) {
+	if t.held > 0 {
+		s.limiter.Hold(-t.held)
+	}
 	*t = pipelined{}
 	s.pipelined.Put(t)
 }
@@ -289,6 +307,11 @@ func (t *pipelined) Found(r coord.ReadResult, err error) {
 		t.pipeline.meanValue.Store(mean + (int64(len(r.Value))-mean)/8)
 		if t.maxValue != 0 && len(r.Value) > t.maxValue {
 			r.Value, t.omitted = nil, true
+		}
+		if limiter := t.pipeline.service.server.limiter; !limiter.HasRoom(len(r.Value)) {
+			r, err = coord.ReadResult{}, errNoRoomForAnswer
+		} else if t.held = len(r.Value); t.held > 0 {
+			limiter.Hold(t.held)
 		}
 	}
 	t.found = r

@@ -20,9 +20,11 @@ import (
 	"google.golang.org/grpc/reflection"
 
 	"github.com/pairdb/coordinator/coord"
+	"github.com/pairdb/coordinator/rpc/auth"
 	"github.com/pairdb/coordinator/rpc/codec"
 	"github.com/pairdb/coordinator/rpc/coordinatorpb"
 	"github.com/pairdb/coordinator/rpc/coordinatorpb/legacypb"
+	"github.com/pairdb/coordinator/rpc/limit"
 )
 
 // messageSlack is what a message may be larger than the largest value: the
@@ -41,6 +43,13 @@ const (
 // started: reused ones have grown their stacks already.
 const streamWorkers = 64
 
+// Beyond manyConnections most are taken to be idle: they get small buffers, and
+// share those that are written from.
+const (
+	manyConnections = 2000
+	manyReadBuffer  = 4 << 10
+)
+
 // streamGrace is how long streams of reflection and health may outlive the
 // last request at a stop.
 const streamGrace = time.Second
@@ -52,6 +61,9 @@ type Options struct {
 
 	// TLS secures connections; nil serves plaintext.
 	TLS credentials.TransportCredentials
+	// Auth verifies the token that every RPC of the service then needs; nil
+	// serves everybody.
+	Auth *auth.Verifier
 	// DefaultLevel is that of requests that name none [the engine's own].
 	DefaultLevel coord.Level
 	// MaxValue bounds a value in bytes [MaxValueBytes, which is also the most].
@@ -79,10 +91,23 @@ type Options struct {
 	// connection can end [MaxConnectionAge / 4].
 	MaxPipelineAge time.Duration
 
+	// MaxInFlight bounds the operations under way at once, and MaxHeldBytes the
+	// bytes of values that are held for them [10,000, 512 MiB]. TenantLimits
+	// bound each tenant that has no limits of its own, 0 meaning no limit, and
+	// MaxTenants the tenants that are told apart [10,000].
+	MaxInFlight  int
+	MaxHeldBytes int64
+	TenantLimits coord.TenantLimits
+	MaxTenants   int
+
 	// Observe is told of every RPC of the service when it has ended, and of
 	// every operation of a Pipeline or batch as of an RPC of its own, on its
 	// path and from any goroutine; it must be quick. May be nil.
 	Observe func(Call)
+	// Audit is told of every RPC by which an administrator has changed
+	// something or was to, and of those that were forbidden, on their path. May
+	// be nil.
+	Audit func(*Admin)
 }
 
 func (o Options) withDefaults() (Options, error) {
@@ -101,6 +126,10 @@ func (o Options) withDefaults() (Options, error) {
 	var faults []error
 	if o.Engine == nil {
 		faults = append(faults, errors.New("no engine"))
+	}
+	if min(int64(o.MaxInFlight), o.MaxHeldBytes, int64(o.MaxTenants), o.TenantLimits.OperationsPerSecond,
+		o.TenantLimits.BytesPerSecond, o.TenantLimits.Concurrency) < 0 {
+		faults = append(faults, errors.New("a negative limit"))
 	}
 	if o.MaxValue < 0 || o.MaxValue > MaxValueBytes {
 		faults = append(faults, fmt.Errorf("largest value is %d bytes, want 1 to %d", o.MaxValue, MaxValueBytes))
@@ -137,7 +166,9 @@ type Server struct {
 	grpc    *grpc.Server
 	health  *health.Server
 	service *service
+	limiter *limit.Limiter
 
+	forbidden perSecond    // those that the audit is told of
 	inFlight  atomic.Int64 // requests
 	pipelines atomic.Int64 // streams of pipelined requests
 	draining  atomic.Bool
@@ -165,12 +196,17 @@ func NewServer(opts Options) (*Server, error) {
 		idle:      make(chan struct{}, 1),
 		pipelined: sync.Pool{New: func() any { return new(pipelined) }},
 	}
-	s.service = &service{server: s, engine: opts.Engine, defaultLevel: opts.DefaultLevel, maxValue: opts.MaxValue,
+	s.limiter = limit.New(limit.Options{
+		MaxInFlight: opts.MaxInFlight, MaxBytes: opts.MaxHeldBytes, Tenant: opts.TenantLimits, MaxTenants: opts.MaxTenants,
+		Of: opts.Engine.KnownLimits,
+	})
+	s.service = &service{server: s, engine: newAdmission(opts.Engine, s.limiter), defaultLevel: opts.DefaultLevel, maxValue: opts.MaxValue,
 		readTimeout: opts.ReadTimeout, writeTimeout: opts.WriteTimeout, version: opts.Version}
 	s.streams, s.cancelStreams = context.WithCancel(context.Background())
 	settings := append(connectionSettings(opts.TLS),
 		grpc.MaxConcurrentStreams(uint32(opts.MaxConcurrentStreams)),
 		grpc.NumStreamWorkers(streamWorkers),
+		grpc.ForceServerCodecV2(codec.Booking(s.limiter.Hold)),
 		grpc.StreamInterceptor(s.interceptStream),
 		grpc.KeepaliveParams(keepalive.ServerParameters{
 			MaxConnectionIdle:     opts.MaxConnectionIdle,
@@ -180,9 +216,14 @@ func NewServer(opts Options) (*Server, error) {
 			Timeout:               10 * time.Second,
 		}),
 	)
+	if opts.MaxConnections > manyConnections {
+		settings = append(settings, grpc.SharedWriteBuffer(true), grpc.ReadBufferSize(manyReadBuffer))
+	}
 	s.grpc = grpc.NewServer(settings...)
-	s.register(coordinatorpb.CoordinatorService_ServiceDesc)
-	s.register(legacypb.CoordinatorService_ServiceDesc)
+	if err := errors.Join(s.register(coordinatorpb.CoordinatorService_ServiceDesc),
+		s.register(legacypb.CoordinatorService_ServiceDesc)); err != nil {
+		return nil, fmt.Errorf("gRPC server: %w", err)
+	}
 	grpc_health_v1.RegisterHealthServer(s.grpc, s.health)
 	reflection.Register(s.grpc)
 	for name := range s.grpc.GetServiceInfo() {
@@ -212,13 +253,22 @@ func connectionSettings(tls credentials.TransportCredentials) []grpc.ServerOptio
 	return settings
 }
 
-// register serves desc's methods through s.
-func (s *Server) register(desc grpc.ServiceDesc) {
+// register serves desc's methods through s. It fails where one has no access rule.
+func (s *Server) register(desc grpc.ServiceDesc) error {
+	for _, stream := range desc.Streams {
+		if accessRules[stream.StreamName] != accessOwnTenant {
+			return fmt.Errorf("%w: %s", errUndeclared, stream.StreamName)
+		}
+	}
 	desc.Methods = slices.Clone(desc.Methods)
 	for i := range desc.Methods {
+		if accessRules[desc.Methods[i].MethodName] == noAccess {
+			return fmt.Errorf("%w: %s", errUndeclared, desc.Methods[i].MethodName)
+		}
 		desc.Methods[i].Handler = s.route(desc.Methods[i].MethodName, desc.Methods[i].Handler)
 	}
 	s.grpc.RegisterService(&desc, s.service)
+	return nil
 }
 
 // Serve accepts connections until Stop, and then returns nil.
@@ -235,6 +285,9 @@ func (s *Server) Connections() int { return int(s.connections.Load()) }
 
 // RefusedConnections is how many were closed for being beyond MaxConnections.
 func (s *Server) RefusedConnections() int64 { return s.refused.Load() }
+
+// Limiter is what admits operations, for its figures.
+func (s *Server) Limiter() *limit.Limiter { return s.limiter }
 
 // InFlight is how many requests are being served.
 func (s *Server) InFlight() int { return int(s.inFlight.Load()) }

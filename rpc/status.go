@@ -14,6 +14,7 @@ import (
 
 	"github.com/pairdb/coordinator/coord"
 	"github.com/pairdb/coordinator/rpc/coordinatorpb"
+	"github.com/pairdb/coordinator/rpc/limit"
 )
 
 // errorDomain is the domain of every ErrorInfo.
@@ -44,6 +45,8 @@ type verdict struct {
 // What a store's failure caused stands before the deadline that ended it.
 var verdicts = [...]verdict{
 	{coord.ErrKeyNotFound, codes.NotFound, "KEY_NOT_FOUND", ""},
+	{errUnauthenticated, codes.Unauthenticated, "UNAUTHENTICATED", ""},
+	{errForbidden, codes.PermissionDenied, "FORBIDDEN", ""},
 	{coord.ErrInvalidRequest, codes.InvalidArgument, "INVALID_REQUEST", ""},
 	{errMalformed, codes.InvalidArgument, "INVALID_REQUEST", ""},
 	{coord.ErrInvalidReplicationFactor, codes.InvalidArgument, "INVALID_REPLICATION_FACTOR", ""},
@@ -55,6 +58,7 @@ var verdicts = [...]verdict{
 	{coord.ErrMigrationNotFound, codes.NotFound, "MIGRATION_NOT_FOUND", "migration"},
 	{coord.ErrMigrationConflict, codes.FailedPrecondition, "MIGRATION_CONFLICT", ""},
 	{coord.ErrIdempotencyConflict, codes.AlreadyExists, "IDEMPOTENCY_KEY_CONFLICT", "idempotency"},
+	{limit.ErrRate, codes.ResourceExhausted, "RATE_LIMIT_EXCEEDED", ""},
 	{coord.ErrOverloaded, codes.ResourceExhausted, "OVERLOADED", ""},
 	{coord.ErrShuttingDown, codes.Unavailable, "SHUTTING_DOWN", ""},
 	{coord.ErrNoQuorum, codes.Unavailable, "QUORUM_NOT_REACHED", ""},
@@ -101,7 +105,7 @@ func (v verdict) outcome(err error) coord.Outcome {
 		return failed.Outcome
 	}
 	switch v.kind {
-	case coord.ErrInvalidRequest, errMalformed, coord.ErrShuttingDown, coord.ErrOverloaded:
+	case errUnauthenticated, errForbidden, coord.ErrInvalidRequest, errMalformed, coord.ErrShuttingDown, coord.ErrOverloaded, limit.ErrRate:
 		return coord.NotApplied
 	}
 	return coord.InDoubt
@@ -126,6 +130,9 @@ func (v verdict) answer(err error, mutation bool, requestID string) answer {
 	}
 	if v.code == codes.ResourceExhausted {
 		a.retry = retryAfter
+		if refusal := (*limit.Refusal)(nil); errors.As(err, &refusal) {
+			a.retry = refusal.After
+		}
 	}
 	if v.code == codes.Internal {
 		a.requestID = requestID

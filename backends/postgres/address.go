@@ -159,6 +159,10 @@ func isPoolerRefusal(err error) bool {
 
 // dial connects to the server itself, or to what stands before it, and inspects it.
 func (s settings) dial(ctx context.Context, config *pgx.ConnConfig) (conn *pgx.Conn, found server, err error) {
+	config = config.Copy()
+	if err := renewTLS(ctx, config); err != nil {
+		return nil, server{}, err
+	}
 	straight := config.Copy()
 	s.apply(straight, false)
 	if conn, err = pgx.ConnectConfig(ctx, straight); isPoolerRefusal(err) {

@@ -27,6 +27,7 @@ func openPool(config *pgxpool.Config, opts *Options, pooled bool) (*database, er
 	config.PingTimeout = opts.ConnectTimeout
 	settings := opts.settings()
 	settings.apply(config.ConnConfig, pooled)
+	config.BeforeConnect = renewTLS
 	pool, err := pgxpool.NewWithConfig(context.Background(), config)
 	if err != nil {
 		return nil, fmt.Errorf("make a pool of connections: %w", err)

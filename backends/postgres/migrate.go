@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"regexp"
+	"strconv"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -30,26 +31,35 @@ func embeddedMigrations() ([]migration, error) {
 
 var migrationName = regexp.MustCompile(`^[0-9]{4}_[a-z0-9_]+\.sql$`)
 
-// readMigrations reads a directory of files NNNN_words.sql, numbered from 0001 without gaps.
+// readMigrations reads a directory of files NNNN_words.sql with rising numbers, from
+// 0001. Numbers may be missing.
 func readMigrations(dir fs.FS) ([]migration, error) {
 	entries, err := fs.ReadDir(dir, ".") // sorted by name
 	if err != nil {
 		return nil, fmt.Errorf("read migrations: %w", err)
 	}
 	var migrations []migration
-	for i, entry := range entries {
+	for _, entry := range entries {
 		name := entry.Name()
-		if number := fmt.Sprintf("%04d", i+1); !migrationName.MatchString(name) || name[:4] != number {
-			return nil, fmt.Errorf("read migrations: found %q where %s_words.sql was expected", name, number)
+		if !migrationName.MatchString(name) {
+			return nil, fmt.Errorf("read migrations: %q is not named like 0001_words.sql", name)
+		}
+		version, err := strconv.Atoi(name[:4])
+		first := len(migrations) == 0
+		if err != nil || first && version != 1 || !first && version <= latest(migrations) {
+			return nil, fmt.Errorf("read migrations: found %q where a rising number was expected, the first 0001", name)
 		}
 		text, err := fs.ReadFile(dir, name)
 		if err != nil {
 			return nil, fmt.Errorf("read migrations: %w", err)
 		}
-		migrations = append(migrations, migration{i + 1, name, string(text)})
+		migrations = append(migrations, migration{version, name, string(text)})
 	}
 	return migrations, nil
 }
+
+// latest is the greatest version of migrations, of which there is one at least.
+func latest(migrations []migration) int { return migrations[len(migrations)-1].version }
 
 // queryer is a connection or a transaction on one.
 type queryer interface {
@@ -78,11 +88,11 @@ func schemaVersion(ctx context.Context, q queryer, namespace uint32, latest int)
 // migrate applies what the database lacks, all or nothing, in a transaction
 // under an advisory lock of the schema: of those who start at once one does it.
 func migrate(ctx context.Context, conn *pgx.Conn, namespace uint32, migrations []migration) error {
-	version, err := schemaVersion(ctx, conn, namespace, len(migrations))
+	version, err := schemaVersion(ctx, conn, namespace, latest(migrations))
 	if err != nil {
 		return fmt.Errorf("read the schema's version: %w", err)
 	}
-	if version == len(migrations) {
+	if version == latest(migrations) {
 		return nil
 	}
 	tx, err := conn.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted})
@@ -96,16 +106,19 @@ func migrate(ctx context.Context, conn *pgx.Conn, namespace uint32, migrations [
 		if _, err := tx.Exec(ctx, "SELECT pg_advisory_xact_lock($1)", lockKey("schema", fmt.Sprint(namespace), "")); err != nil {
 			return fmt.Errorf("wait for others who migrate: %w", err)
 		}
-		version, err := schemaVersion(ctx, tx, namespace, len(migrations))
+		version, err := schemaVersion(ctx, tx, namespace, latest(migrations))
 		if err != nil {
 			return fmt.Errorf("read the schema's version: %w", err)
 		}
-		for _, m := range migrations[version:] {
+		for _, m := range migrations {
+			if m.version <= version {
+				continue
+			}
 			if _, err := tx.Exec(ctx, m.sql); err != nil {
 				return fmt.Errorf("apply migration %s: %w", m.name, err)
 			}
 		}
-		_, err = tx.Exec(ctx, "UPDATE pairdb_schema SET version = $1", len(migrations))
+		_, err = tx.Exec(ctx, "UPDATE pairdb_schema SET version = $1", latest(migrations))
 		return err
 	}()
 	if err != nil {

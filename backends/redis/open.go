@@ -30,6 +30,9 @@ type Options struct {
 	Password, SentinelPassword Secret
 	DB                         int         // not with Cluster
 	TLS                        *tls.Config // nil: plain text. Of Sentinels too
+	// Dial connects to a server in place of TLS and DialTimeout, where it is set:
+	// it returns connections that are secured already.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 
 	// Timeout bounds one step as a whole: waiting, connecting, retries. After it
 	// the step fails. Default 500 ms.
@@ -200,7 +203,7 @@ func newClient(o *Options) driver.UniversalClient {
 		Addrs: o.Addresses, MasterName: o.MasterName,
 		Username: o.Username, Password: o.Password.reveal(),
 		SentinelUsername: o.SentinelUsername, SentinelPassword: o.SentinelPassword.reveal(),
-		DB: o.DB, TLSConfig: o.TLS,
+		DB: o.DB, TLSConfig: o.TLS, Dialer: o.Dial,
 		DialTimeout: o.DialTimeout, ReadTimeout: o.ReadTimeout, WriteTimeout: o.WriteTimeout,
 		ContextTimeoutEnabled: true,
 		PoolTimeout:           o.Timeout,

@@ -33,7 +33,8 @@ func embeddedMigrations() ([]migration, error) {
 	return readMigrations(dir)
 }
 
-// readMigrations reads a directory of files NNNN_words.sql, numbered from 0001 without gaps.
+// readMigrations reads a directory of files NNNN_words.sql with rising numbers, from
+// 0001. Numbers may be missing.
 func readMigrations(dir fs.FS) ([]migration, error) {
 	entries, err := fs.ReadDir(dir, ".") // sorted by name
 	if err != nil {
@@ -47,8 +48,9 @@ func readMigrations(dir fs.FS) ([]migration, error) {
 			return nil, fmt.Errorf("read migrations: %q is not named like 0001_words.sql", entry.Name())
 		}
 		version, err := strconv.Atoi(match[1])
-		if want := len(migrations) + 1; err != nil || version != want {
-			return nil, fmt.Errorf("read migrations: found %q where number %04d was expected", entry.Name(), want)
+		first := len(migrations) == 0
+		if err != nil || first && version != 1 || !first && version <= migrations[len(migrations)-1].version {
+			return nil, fmt.Errorf("read migrations: found %q where a rising number was expected, the first 0001", entry.Name())
 		}
 		text, err := fs.ReadFile(dir, entry.Name())
 		if err != nil {

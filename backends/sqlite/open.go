@@ -209,7 +209,7 @@ func (s *Store) setUp(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := checkFile(ctx, s.write, len(migrations)); err != nil {
+	if err := checkFile(ctx, s.write, migrations[len(migrations)-1].version); err != nil {
 		return err
 	}
 	var mode string

@@ -12,12 +12,13 @@ import (
 )
 
 // tenantColumns has the topology's epoch as of the same moment.
-const tenantColumns = "id, replication_factor, created_at, updated_at, space, since, (SELECT epoch FROM topology)"
+const tenantColumns = "id, replication_factor, created_at, updated_at, operations_per_second, bytes_per_second, concurrency, space, since, (SELECT epoch FROM topology)"
 
 func scanTenant(row scanner) (coord.Tenant, error) {
 	var t coord.Tenant
 	var created, updated int64
-	if err := row.Scan(&t.ID, &t.ReplicationFactor, &created, &updated, &t.Space, &t.Since, &t.AsOf); err != nil {
+	if err := row.Scan(&t.ID, &t.ReplicationFactor, &created, &updated,
+		&t.Limits.OperationsPerSecond, &t.Limits.BytesPerSecond, &t.Limits.Concurrency, &t.Space, &t.Since, &t.AsOf); err != nil {
 		return coord.Tenant{}, err
 	}
 	t.CreatedAt = time.Unix(created, 0).UTC()

@@ -63,6 +63,7 @@ func Metadata(t *testing.T, newStore func(t *testing.T) OpenMetadata) {
 		{"identity/auto takes the lowest free", autoIdentity},
 		{"identity/auto concurrently", concurrentAutoIdentities},
 		{"lease/one owner", leaseOwner},
+		{"tenant/limits", tenantLimits},
 		{"lease/release", leaseRelease},
 		{"lease/ends", leaseEndsByItself},
 		{"lease/renewed", leaseRenewed},
@@ -180,7 +181,7 @@ func step(t *testing.T, m *metadataTest, h coord.Metadata, change func(*coord.To
 func sameTenant(a, b coord.Tenant) bool {
 	return a.ID == b.ID && a.ReplicationFactor == b.ReplicationFactor &&
 		a.CreatedAt.Equal(b.CreatedAt) && a.UpdatedAt.Equal(b.UpdatedAt) &&
-		a.Space == b.Space && a.Since == b.Since && a.AsOf == b.AsOf
+		a.Space == b.Space && a.Since == b.Since && a.AsOf == b.AsOf && a.Limits == b.Limits
 }
 
 // wantTenant compares with what every handle finds.

@@ -62,9 +62,9 @@ type invocation struct {
 }
 
 func commands() []command {
-	return slices.Concat(keyCommands(), tenantCommands(), nodeCommands(), migrationCommands(), []command{
+	return slices.Concat(keyCommands(), tenantCommands(), limitCommands(), nodeCommands(), migrationCommands(), []command{
 		{name: "status", summary: "Show the coordinator and its storage nodes", run: showStatus},
-		keysCommand(), loadCommand(), dumpCommand(), repairCommand(), benchCommand(),
+		keysCommand(), loadCommand(), dumpCommand(), repairCommand(), benchCommand(), certsCommand(),
 		{name: "version", summary: "Print the version, commit and Go version", run: printVersion, local: true},
 	})
 }

@@ -24,6 +24,7 @@ type postgresAddress struct {
 	database string
 	user     string
 	password Secret
+	tls      *ClientTLS // as the file gives it, apart from the url's parameters
 }
 
 func defaultPostgresAddress() postgresAddress {
@@ -32,6 +33,14 @@ func defaultPostgresAddress() postgresAddress {
 
 // complete makes one URL. Parts that are not empty replace those of url.
 func (a postgresAddress) complete() (Secret, error) {
+	plain, err := a.plain()
+	if err != nil {
+		return plain, err
+	}
+	return withTLS(plain, a.tls)
+}
+
+func (a postgresAddress) plain() (Secret, error) {
 	u := &url.URL{Scheme: "postgres"}
 	if !a.url.Empty() {
 		if a.host == "" && a.port == 0 && a.database == "" && a.user == "" && a.password.Empty() {
@@ -116,6 +125,7 @@ func (d *decoder) metadata(dst *Metadata, blocks []backendBlock) (address postgr
 			b.integer(&p.MaxConnections, body.MaxConnections, 1, maxPoolSize)
 			b.integer(&p.MinConnections, body.MinConnections, 0, maxPoolSize)
 			b.duration(&p.ConnMaxLifetime, body.ConnMaxLifetime, time.Second, 24*time.Hour)
+			address.tls = d.postgresTLS("metadata.tls", body.TLS, &p.SessionURL)
 			if p.MinConnections > p.MaxConnections {
 				b.report(firstRange(raw.Range, body.MinConnections, body.MaxConnections),
 					"Min connections above max connections",
@@ -204,6 +214,9 @@ func (d *decoder) idempotency(dst *Idempotency, blocks []backendBlock) {
 			b.postgresURL(&dst.Postgres.URL, body.URL)
 			b.integer(&dst.Postgres.MaxConnections, body.MaxConnections, 1, maxPoolSize)
 			b.duration(&dst.TTL, body.TTL, minTTL, maxTTL)
+			if t := d.postgresTLS("idempotency.tls", body.TLS, &dst.Postgres.URL); t != nil && body.URL == nil {
+				b.report(body.TLS[0].Range, "TLS without url", "idempotency.tls goes with idempotency.url; the database of the metadata has metadata.tls.")
+			}
 		}
 	}
 }

@@ -26,6 +26,7 @@ type Config struct {
 	Maintenance  Maintenance
 	Auth         *Auth // nil: no authentication
 	Limits       Limits
+	Audit        Audit
 	Metrics      Metrics
 	Logging      Logging
 
@@ -43,9 +44,11 @@ type Server struct {
 	TLS             *ServerTLS    // nil: plain text
 }
 
-// ServerTLS names PEM files. With ClientCAFile, clients need a certificate.
+// ServerTLS names PEM files. With ClientCAFile, clients need a certificate; with
+// ClientNames, one for any of those DNS names.
 type ServerTLS struct {
 	CertFile, KeyFile, ClientCAFile string
+	ClientNames                     []string
 }
 
 // Metadata names the metadata store: exactly one field is set.
@@ -56,7 +59,9 @@ type Metadata struct {
 
 // Postgres is a metadata store in PostgreSQL.
 type Postgres struct {
-	URL             Secret // complete: postgres://USER:PASSWORD@HOST:PORT/DATABASE?PARAMETERS
+	// URL is complete: postgres://USER:PASSWORD@HOST:PORT/DATABASE?PARAMETERS,
+	// the parameters of TLS included; so are the other URLs.
+	URL             Secret
 	SessionURL      Secret // past a pooler that does not keep sessions; empty: URL does
 	MaxConnections  int
 	MinConnections  int
@@ -185,14 +190,20 @@ type JWTKey struct {
 type Limits struct {
 	MaxValueBytes int
 	MaxInFlight   int
+	MaxHeldBytes  int // of values in memory
 	Tenant        TenantLimits
 }
 
 // TenantLimits hold for each tenant by itself; 0 means no limit.
 type TenantLimits struct {
-	OperationsPerSecond int
-	BytesPerSecond      int
-	Concurrency         int
+	OperationsPerSecond int64
+	BytesPerSecond      int64
+	Concurrency         int64
+}
+
+// Audit is where operations of administrators are written.
+type Audit struct {
+	File string // empty: the log
 }
 
 // Metrics is the listener of everything over HTTP. Enabled is about Path alone.
@@ -240,7 +251,7 @@ func defaults(dev bool) *Config {
 			RepairInterval: time.Minute,
 			HintLifetime:   coord.DefaultHintLifetime,
 		},
-		Limits:  Limits{MaxValueBytes: MaxValueBytes, MaxInFlight: 10_000},
+		Limits:  Limits{MaxValueBytes: MaxValueBytes, MaxInFlight: 10_000, MaxHeldBytes: 512 << 20},
 		Metrics: Metrics{Enabled: true, Listen: "0.0.0.0:9090", Path: "/metrics"},
 		Logging: Logging{Level: "info", Format: "json"},
 	}

@@ -179,7 +179,7 @@ func TestGoodFiles(t *testing.T) {
 		Consistency: Consistency{DefaultLevel: coord.All, WriteTimeout: time.Second,
 			ReadTimeout: 500 * time.Millisecond},
 		Cache:   Cache{TenantConfigTTL: 10 * time.Second, MaxSize: 5},
-		Limits:  Limits{MaxValueBytes: 10 << 20, MaxInFlight: 10_000},
+		Limits:  Limits{MaxValueBytes: 10 << 20, MaxInFlight: 10_000, MaxHeldBytes: 512 << 20},
 		Metrics: Metrics{Enabled: false, Listen: ":0", Path: "/prometheus", PProf: true},
 		Logging: Logging{Level: "warn", Format: "text"},
 	}
@@ -214,7 +214,7 @@ idempotency "redis" {}
 }
 
 // The examples that coordinator.hcl comments out are right, too: each block
-// decodes without a fault other than that it is not supported yet.
+// decodes without a fault.
 func TestCommentedExamplesDecode(t *testing.T) {
 	text, err := os.ReadFile("../../coordinator.hcl")
 	if err != nil {
@@ -237,15 +237,7 @@ func TestCommentedExamplesDecode(t *testing.T) {
 		}
 		out = append(out, example.ReplaceAllString(line, "$1$2"))
 	}
-	faults := mustFail(t, Source{}, strings.Join(out, "\n"))
-	if len(faults) != 4 {
-		t.Errorf("want server.tls, storage.tls, auth and limits unsupported, got:\n%v", faults)
-	}
-	for _, f := range faults {
-		if !strings.HasSuffix(f.Summary, "is not supported by this release yet") {
-			t.Errorf("%v", f)
-		}
-	}
+	mustParse(t, Source{}, strings.Join(out, "\n"))
 }
 
 func TestEverySettingIsDocumented(t *testing.T) {
@@ -277,6 +269,43 @@ func TestEverySettingIsDocumented(t *testing.T) {
 	for _, schema := range []any{fileSchema{}, postgresBody{}, sqliteBody{}, redisBody{}, badgerBody{}} {
 		walk(reflect.TypeOf(schema))
 	}
+}
+
+func TestPostgresTLS(t *testing.T) {
+	c := mustParse(t, Source{Env: environment("DATABASE_PASSWORD", "s3cret")}, `
+metadata "postgres" {
+  host        = "db"
+  session_url = "postgres://coordinator@db:5433/pairdb_metadata"
+  tls {
+    ca_file   = "/ca.pem"
+    cert_file = "/c.pem"
+    key_file  = "/k.pem"
+  }
+}
+idempotency "postgres" {
+  url = "postgres://claims@db/claims"
+  tls {}
+}
+`)
+	const parameters = "?sslcert=%2Fc.pem&sslkey=%2Fk.pem&sslmode=verify-full&sslrootcert=%2Fca.pem"
+	for got, want := range map[string]string{
+		c.Metadata.Postgres.URL.Reveal():        "postgres://coordinator:s3cret@db:5432/pairdb_metadata" + parameters,
+		c.Metadata.Postgres.SessionURL.Reveal(): "postgres://coordinator@db:5433/pairdb_metadata" + parameters,
+		c.Idempotency.Postgres.URL.Reveal():     "postgres://claims@db/claims?sslmode=verify-full",
+	} {
+		if got != want {
+			t.Errorf("url is %s, want %s", got, want)
+		}
+	}
+	mustFail(t, Source{}, `
+metadata "postgres" {
+  session_url = "postgres://db/pairdb?sslmode=disable"
+  tls {}
+}
+idempotency "postgres" {
+  tls {}
+}
+`)
 }
 
 func TestPrecedence(t *testing.T) {

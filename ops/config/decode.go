@@ -38,6 +38,7 @@ func (d *decoder) file(c *Config, f *fileSchema) postgresAddress {
 	d.maintenance(c, f.Maintenance)
 	d.auth(c, f.Auth)
 	d.limits(&c.Limits, f.Limits)
+	d.audit(&c.Audit, f.Audit)
 	d.metrics(&c.Metrics, f.Metrics)
 	d.logging(&c.Logging, f.Logging)
 	return address
@@ -65,6 +66,12 @@ func (d *decoder) server(c *Server, blocks []serverBlock) {
 			b.text(&c.TLS.CertFile, t.CertFile, checkPath)
 			b.text(&c.TLS.KeyFile, t.KeyFile, checkPath)
 			b.text(&c.TLS.ClientCAFile, t.ClientCAFile, checkPath)
+			if t.ClientNames != nil {
+				b.texts(&c.TLS.ClientNames, t.ClientNames, checkHost)
+				if t.ClientCAFile == nil {
+					b.report(t.ClientNames.Range, "Names without authority", "server.tls.client_names needs server.tls.client_ca_file beside it.")
+				}
+			}
 			b.pair(t.CertFile, t.KeyFile)
 			if t.CertFile == nil && t.KeyFile == nil {
 				b.report(t.Range, "Missing certificate", "server.tls needs cert_file and key_file.")
@@ -221,11 +228,18 @@ func (d *decoder) limits(c *Limits, blocks []limitsBlock) {
 	each(d, "limits", blocks, func(l *limitsBlock) hcl.Range { return l.Range }, func(b block, l *limitsBlock) {
 		b.integer(&c.MaxValueBytes, l.MaxValueBytes, 1, MaxValueBytes)
 		b.integer(&c.MaxInFlight, l.MaxInFlight, 1, maxCount)
+		b.integer(&c.MaxHeldBytes, l.MaxHeldBytes, 1<<20, 1<<50)
 		each(d, "limits.tenant", l.Tenant, func(t *tenantLimitsBlock) hcl.Range { return t.Range }, func(b block, t *tenantLimitsBlock) {
-			b.integer(&c.Tenant.OperationsPerSecond, t.OperationsPerSecond, 0, maxCount)
-			b.integer(&c.Tenant.BytesPerSecond, t.BytesPerSecond, 0, 1<<50)
-			b.integer(&c.Tenant.Concurrency, t.Concurrency, 0, maxCount)
+			b.integer64(&c.Tenant.OperationsPerSecond, t.OperationsPerSecond, 0, maxCount)
+			b.integer64(&c.Tenant.BytesPerSecond, t.BytesPerSecond, 0, 1<<50)
+			b.integer64(&c.Tenant.Concurrency, t.Concurrency, 0, maxCount)
 		})
+	})
+}
+
+func (d *decoder) audit(c *Audit, blocks []auditBlock) {
+	each(d, "audit", blocks, func(a *auditBlock) hcl.Range { return a.Range }, func(b block, a *auditBlock) {
+		b.text(&c.File, a.File, checkPath)
 	})
 }
 

@@ -73,13 +73,13 @@ func parse(src Source, text []byte) (*Config, error) {
 
 	c := defaults(src.Dev)
 	address := d.file(c, &f)
-	refuseUnsupported(d, &f)
 	d.stores(c, stands, src, end)
 	if src.Env != nil {
 		d.environment(c, &address, src.Env)
 	}
 	d.flags(c, src.Flags)
 	d.finish(c, &f, address)
+	d.closed(c, src)
 	if len(d.faults) > 0 {
 		d.faults.sort()
 		return nil, d.faults
@@ -145,6 +145,23 @@ func (d *decoder) finish(c *Config, f *fileSchema, address postgresAddress) {
 		}
 		d.reportSetting("metrics.listen", summary, detail)
 	}
+}
+
+// closed reports a dev mode that would serve everybody on the network.
+func (d *decoder) closed(c *Config, src Source) {
+	protected := c.Auth != nil || c.Server.TLS != nil && c.Server.TLS.ClientCAFile != ""
+	if !src.Dev || protected || src.Flags.AllowRemote || isLoopback(c.Server.Listen) {
+		return
+	}
+	d.reportSetting("server.listen", "Anyone could connect",
+		fmt.Sprintf("%s is not a loopback address, and -dev asks nobody for a token: listen on 127.0.0.1, configure auth, or say -allow-remote.",
+			c.Server.Listen))
+}
+
+func isLoopback(address string) bool {
+	host, _, err := net.SplitHostPort(address)
+	ip := net.ParseIP(host)
+	return err == nil && (host == "localhost" || ip != nil && ip.IsLoopback())
 }
 
 // sameListener tells whether a and b could not both be listened on. Port 0 is

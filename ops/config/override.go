@@ -15,6 +15,9 @@ type Flags struct {
 	OpsListen string // -ops-listen
 	LogLevel  string // -log-level
 	LogFormat string // -log-format
+	// AllowRemote is -allow-remote: dev mode without authentication may listen
+	// where other machines reach it.
+	AllowRemote bool
 }
 
 // set takes value for dst unless it is empty or check complains.

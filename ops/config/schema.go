@@ -21,6 +21,7 @@ type fileSchema struct {
 	Maintenance  []maintenanceBlock `hcl:"maintenance,block"`
 	Auth         []authBlock        `hcl:"auth,block"`
 	Limits       []limitsBlock      `hcl:"limits,block"`
+	Audit        []auditBlock       `hcl:"audit,block"`
 	Metrics      []metricsBlock     `hcl:"metrics,block"`
 	Logging      []loggingBlock     `hcl:"logging,block"`
 }
@@ -40,6 +41,7 @@ type serverTLSBlock struct {
 	CertFile     *hcl.Attribute `hcl:"cert_file,optional"`
 	KeyFile      *hcl.Attribute `hcl:"key_file,optional"`
 	ClientCAFile *hcl.Attribute `hcl:"client_ca_file,optional"`
+	ClientNames  *hcl.Attribute `hcl:"client_names,optional"`
 }
 
 // backendBlock is a block whose label says which attributes it has.
@@ -51,16 +53,17 @@ type backendBlock struct {
 }
 
 type postgresBody struct {
-	URL             *hcl.Attribute `hcl:"url,optional"`
-	SessionURL      *hcl.Attribute `hcl:"session_url,optional"`
-	Host            *hcl.Attribute `hcl:"host,optional"`
-	Port            *hcl.Attribute `hcl:"port,optional"`
-	Database        *hcl.Attribute `hcl:"database,optional"`
-	User            *hcl.Attribute `hcl:"user,optional"`
-	Password        *hcl.Attribute `hcl:"password,optional"`
-	MaxConnections  *hcl.Attribute `hcl:"max_connections,optional"`
-	MinConnections  *hcl.Attribute `hcl:"min_connections,optional"`
-	ConnMaxLifetime *hcl.Attribute `hcl:"conn_max_lifetime,optional"`
+	URL             *hcl.Attribute   `hcl:"url,optional"`
+	SessionURL      *hcl.Attribute   `hcl:"session_url,optional"`
+	Host            *hcl.Attribute   `hcl:"host,optional"`
+	Port            *hcl.Attribute   `hcl:"port,optional"`
+	Database        *hcl.Attribute   `hcl:"database,optional"`
+	User            *hcl.Attribute   `hcl:"user,optional"`
+	Password        *hcl.Attribute   `hcl:"password,optional"`
+	MaxConnections  *hcl.Attribute   `hcl:"max_connections,optional"`
+	MinConnections  *hcl.Attribute   `hcl:"min_connections,optional"`
+	ConnMaxLifetime *hcl.Attribute   `hcl:"conn_max_lifetime,optional"`
+	TLS             []clientTLSBlock `hcl:"tls,block"`
 }
 
 type sqliteBody struct {
@@ -86,9 +89,10 @@ type redisBody struct {
 }
 
 type postgresClaimsBody struct {
-	URL            *hcl.Attribute `hcl:"url,optional"`
-	MaxConnections *hcl.Attribute `hcl:"max_connections,optional"`
-	TTL            *hcl.Attribute `hcl:"ttl,optional"`
+	URL            *hcl.Attribute   `hcl:"url,optional"`
+	MaxConnections *hcl.Attribute   `hcl:"max_connections,optional"`
+	TTL            *hcl.Attribute   `hcl:"ttl,optional"`
+	TLS            []clientTLSBlock `hcl:"tls,block"`
 }
 
 type badgerBody struct {
@@ -174,6 +178,7 @@ type limitsBlock struct {
 	Range         hcl.Range           `hcl:",def_range"`
 	MaxValueBytes *hcl.Attribute      `hcl:"max_value_bytes,optional"`
 	MaxInFlight   *hcl.Attribute      `hcl:"max_in_flight,optional"`
+	MaxHeldBytes  *hcl.Attribute      `hcl:"max_held_bytes,optional"`
 	Tenant        []tenantLimitsBlock `hcl:"tenant,block"`
 }
 
@@ -182,6 +187,11 @@ type tenantLimitsBlock struct {
 	OperationsPerSecond *hcl.Attribute `hcl:"operations_per_second,optional"`
 	BytesPerSecond      *hcl.Attribute `hcl:"bytes_per_second,optional"`
 	Concurrency         *hcl.Attribute `hcl:"concurrency,optional"`
+}
+
+type auditBlock struct {
+	Range hcl.Range      `hcl:",def_range"`
+	File  *hcl.Attribute `hcl:"file,optional"`
 }
 
 type metricsBlock struct {

@@ -106,6 +106,12 @@ func (b block) integer(dst *int, attr *hcl.Attribute, lo, hi int) {
 	*dst = int(n)
 }
 
+func (b block) integer64(dst *int64, attr *hcl.Attribute, lo, hi int) {
+	n := int(*dst)
+	b.integer(&n, attr, lo, hi)
+	*dst = int64(n)
+}
+
 func (b block) boolean(dst *bool, attr *hcl.Attribute) {
 	if v, ok := b.constant(attr, cty.Bool, "true or false"); ok {
 		*dst = v.True()

@@ -17,10 +17,10 @@ func TestArrowsPointOneWay(t *testing.T) {
 		{"rpc", "coord ring rpc"},
 		// The command line and the configuration reach the client's generated
 		// code and the engine's plain types.
-		{"ops", "coord ring rpc/coordinatorpb rpc/client ops"},
+		{"ops", "coord ring rpc/coordinatorpb rpc/client rpc/auth ops"},
 	}
 	theirs := map[string]string{
-		"google.golang.org/grpc":             "rpc ops/cli ops/metrics ops/bench",
+		"google.golang.org/grpc":             "rpc ops/cli ops/metrics ops/bench ops/certs ops/guard",
 		"github.com/dgraph-io/badger":        "backends/badger",
 		"modernc.org/sqlite":                 "backends/sqlite",
 		"github.com/jackc/pgx":               "backends/postgres backends/postgrestest",

@@ -164,7 +164,7 @@ func startConfigured(t *testing.T, id, dir, extra string) *process {
 	return startConfiguredAt(t, id, dir, "127.0.0.1:0", extra)
 }
 
-func startConfiguredAt(t *testing.T, id, dir, listen, extra string) *process {
+func startConfiguredAt(t *testing.T, id, dir, listen, extra string, server ...string) *process {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "coordinator.hcl")
 	if !strings.Contains(extra, "idempotency ") {
@@ -173,10 +173,13 @@ func startConfiguredAt(t *testing.T, id, dir, listen, extra string) *process {
 	text := fmt.Sprintf(`
 node_id  = %q
 data_dir = %q
-server { listen = %q }
+server {
+  listen = %q
+%s
+}
 metrics { listen = "127.0.0.1:0" }
 metadata "sqlite" { path = %q }
-%s`, id, filepath.Join(dir, id), listen, filepath.Join(dir, "metadata.db"), extra)
+%s`, id, filepath.Join(dir, id), listen, strings.Join(server, ""), filepath.Join(dir, "metadata.db"), extra)
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -7,7 +7,9 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"strings"
 
+	"github.com/pairdb/coordinator/ops/certs"
 	"github.com/pairdb/coordinator/ops/cli"
 	"github.com/pairdb/coordinator/ops/config"
 )
@@ -70,6 +72,7 @@ func Coordinator(args []string, stderr io.Writer, env func(string) (string, bool
 	fs.StringVar(&s.Path, "config", "", "configuration `FILE` (HCL)")
 	fs.StringVar(&s.Flags.DataDir, "data", "", "keep the data in `DIR`; with -dev the default is a temporary directory")
 	fs.StringVar(&s.Flags.Listen, "listen", "", "gRPC `ADDR`ess, HOST:PORT; port 0 takes a free one")
+	fs.BoolVar(&s.Flags.AllowRemote, "allow-remote", false, "with -dev: listen beyond loopback although anyone may then read and write everything")
 	fs.StringVar(&s.Flags.OpsListen, "ops-listen", "", "`ADDR`ess of health and metrics, HOST:PORT")
 	fs.StringVar(&s.Flags.NodeID, "node-id", "", "this coordinator's `ID`, unique among those that share data")
 	fs.StringVar(&s.Flags.LogLevel, "log-level", "", "`LEVEL`: trace, debug, info, warn or error")
@@ -93,7 +96,21 @@ type StorageNode struct {
 	Sync      bool
 	LogLevel  string
 	LogFormat string
+	TLS       certs.Files // of connections to it; zero: plain text
 	Join      cli.Join
+}
+
+// storageTLS adds the flags of TLS towards coordinators, whose defaults are the
+// environment's.
+func storageTLS(fs *flag.FlagSet, files *certs.Files, getenv func(string) string) (names *string) {
+	allowed := getenv("STORAGE_TLS_CLIENT_NAMES")
+	if allowed == "" {
+		allowed = certs.CoordinatorName
+	}
+	fs.StringVar(&files.Cert, "tls-cert", getenv("STORAGE_TLS_CERT"), "PEM `FILE`: serve over TLS with this certificate; $STORAGE_TLS_CERT")
+	fs.StringVar(&files.Key, "tls-key", getenv("STORAGE_TLS_KEY"), "PEM `FILE`: key of -tls-cert; $STORAGE_TLS_KEY")
+	fs.StringVar(&files.CA, "tls-client-ca", getenv("STORAGE_TLS_CLIENT_CA"), "PEM `FILE`: accept only coordinators, with certificates of these authorities; $STORAGE_TLS_CLIENT_CA")
+	return fs.String("tls-client-names", allowed, "comma-separated DNS `NAMES`, one of which a coordinator's certificate must be for; empty: any that the authorities have signed for clients; $STORAGE_TLS_CLIENT_NAMES")
 }
 
 // Storage reads the command line of coordinator storage.
@@ -108,9 +125,16 @@ func Storage(args []string, stderr io.Writer, getenv func(string) string) (Stora
 	fs.BoolVar(&s.Sync, "sync", true, "acknowledge a write only when it is on disk; without, it survives the death of the process but not of the machine")
 	fs.StringVar(&s.LogLevel, "log-level", "info", "`LEVEL`: trace, debug, info, warn or error")
 	fs.StringVar(&s.LogFormat, "log-format", "json", "`FORMAT`: json or text")
+	names := storageTLS(fs, &s.TLS, getenv)
 	s.Join.AddFlags(fs, getenv)
 	if err := parse(fs, args, 0); err != nil {
 		return s, err
+	}
+	if s.TLS.CA != "" && *names != "" {
+		s.TLS.Names = strings.Split(*names, ",")
+	}
+	if (s.TLS.Cert == "") != (s.TLS.Key == "") || s.TLS.CA != "" && s.TLS.Cert == "" {
+		return s, refuse(fs, "-tls-cert and -tls-key go together, and -tls-client-ca goes with them")
 	}
 	if s.ID == "" || s.Listen == "" || s.DataDir == "" {
 		return s, refuse(fs, "-id, -listen and -data are needed")

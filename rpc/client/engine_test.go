@@ -39,6 +39,8 @@ func newEngine() *engine {
 	return &engine{values: map[string][]byte{}, claims: map[string]bool{}}
 }
 
+func (e *engine) KnownLimits(string) (coord.TenantLimits, bool) { return coord.TenantLimits{}, false }
+
 func (e *engine) Write(_ context.Context, r coord.WriteRequest) (coord.WriteResult, error) {
 	if err := e.wait(r.Deadline); err != nil {
 		return coord.WriteResult{}, &coord.WriteError{Outcome: coord.NotApplied, Err: err}

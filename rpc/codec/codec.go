@@ -77,10 +77,11 @@ func Encode(m Message) (*Encoded, error) {
 // (reflection, health) as gRPC does by itself.
 type Codec struct {
 	standard encoding.CodecV2
+	book     func(bytes int) // nil: nothing is booked
 }
 
 // New makes a codec.
-func New() Codec { return Codec{encoding.GetCodecV2(proto.Name)} }
+func New() Codec { return Codec{standard: encoding.GetCodecV2(proto.Name)} }
 
 // Name is the content subtype, the same as that of gRPC's own codec.
 func (Codec) Name() string { return proto.Name }
@@ -91,13 +92,13 @@ func (c Codec) Marshal(v any) (mem.BufferSlice, error) {
 	case *Encoded:
 		data := m.data
 		m.data = nil
-		return data, nil
+		return c.hold(data), nil
 	case Message:
 		buffer, err := marshal(m)
 		if err != nil {
 			return nil, err
 		}
-		return mem.BufferSlice{buffer}, nil
+		return c.hold(mem.BufferSlice{buffer}), nil
 	}
 	return c.standard.Marshal(v)
 }

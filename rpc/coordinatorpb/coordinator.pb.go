@@ -2298,6 +2298,316 @@ func (x *DeleteTenantResponse) GetErrorMessage() string {
 	return ""
 }
 
+// TenantLimits bound what one tenant may ask of one coordinator.
+type TenantLimits struct {
+	state               protoimpl.MessageState `protogen:"open.v1"`
+	OperationsPerSecond int64                  `protobuf:"varint,1,opt,name=operations_per_second,json=operationsPerSecond,proto3" json:"operations_per_second,omitempty"` // -1: no limit
+	BytesPerSecond      int64                  `protobuf:"varint,2,opt,name=bytes_per_second,json=bytesPerSecond,proto3" json:"bytes_per_second,omitempty"`                // of values, written and read; -1: no limit
+	Concurrency         int64                  `protobuf:"varint,3,opt,name=concurrency,proto3" json:"concurrency,omitempty"`                                              // operations under way at once; -1: no limit
+	unknownFields       protoimpl.UnknownFields
+	sizeCache           protoimpl.SizeCache
+}
+
+func (x *TenantLimits) Reset() {
+	*x = TenantLimits{}
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TenantLimits) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TenantLimits) ProtoMessage() {}
+
+func (x *TenantLimits) ProtoReflect() protoreflect.Message {
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TenantLimits.ProtoReflect.Descriptor instead.
+func (*TenantLimits) Descriptor() ([]byte, []int) {
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *TenantLimits) GetOperationsPerSecond() int64 {
+	if x != nil {
+		return x.OperationsPerSecond
+	}
+	return 0
+}
+
+func (x *TenantLimits) GetBytesPerSecond() int64 {
+	if x != nil {
+		return x.BytesPerSecond
+	}
+	return 0
+}
+
+func (x *TenantLimits) GetConcurrency() int64 {
+	if x != nil {
+		return x.Concurrency
+	}
+	return 0
+}
+
+type GetTenantLimitsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	TenantId      string                 `protobuf:"bytes,1,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetTenantLimitsRequest) Reset() {
+	*x = GetTenantLimitsRequest{}
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetTenantLimitsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetTenantLimitsRequest) ProtoMessage() {}
+
+func (x *GetTenantLimitsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetTenantLimitsRequest.ProtoReflect.Descriptor instead.
+func (*GetTenantLimitsRequest) Descriptor() ([]byte, []int) {
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *GetTenantLimitsRequest) GetTenantId() string {
+	if x != nil {
+		return x.TenantId
+	}
+	return ""
+}
+
+type GetTenantLimitsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Success       bool                   `protobuf:"varint,1,opt,name=success,proto3" json:"success,omitempty"`
+	TenantId      string                 `protobuf:"bytes,2,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
+	Set           *TenantLimits          `protobuf:"bytes,3,opt,name=set,proto3" json:"set,omitempty"`                        // the tenant's own; 0: as the coordinators' configurations say
+	InForce       *TenantLimits          `protobuf:"bytes,4,opt,name=in_force,json=inForce,proto3" json:"in_force,omitempty"` // on the coordinator that answers
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetTenantLimitsResponse) Reset() {
+	*x = GetTenantLimitsResponse{}
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetTenantLimitsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetTenantLimitsResponse) ProtoMessage() {}
+
+func (x *GetTenantLimitsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetTenantLimitsResponse.ProtoReflect.Descriptor instead.
+func (*GetTenantLimitsResponse) Descriptor() ([]byte, []int) {
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *GetTenantLimitsResponse) GetSuccess() bool {
+	if x != nil {
+		return x.Success
+	}
+	return false
+}
+
+func (x *GetTenantLimitsResponse) GetTenantId() string {
+	if x != nil {
+		return x.TenantId
+	}
+	return ""
+}
+
+func (x *GetTenantLimitsResponse) GetSet() *TenantLimits {
+	if x != nil {
+		return x.Set
+	}
+	return nil
+}
+
+func (x *GetTenantLimitsResponse) GetInForce() *TenantLimits {
+	if x != nil {
+		return x.InForce
+	}
+	return nil
+}
+
+type SetTenantLimitsRequest struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	TenantId string                 `protobuf:"bytes,1,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
+	// What is absent stays as it is. 0: as the coordinators' configurations say; -1: no limit.
+	OperationsPerSecond *int64 `protobuf:"varint,2,opt,name=operations_per_second,json=operationsPerSecond,proto3,oneof" json:"operations_per_second,omitempty"`
+	BytesPerSecond      *int64 `protobuf:"varint,3,opt,name=bytes_per_second,json=bytesPerSecond,proto3,oneof" json:"bytes_per_second,omitempty"`
+	Concurrency         *int64 `protobuf:"varint,4,opt,name=concurrency,proto3,oneof" json:"concurrency,omitempty"`
+	unknownFields       protoimpl.UnknownFields
+	sizeCache           protoimpl.SizeCache
+}
+
+func (x *SetTenantLimitsRequest) Reset() {
+	*x = SetTenantLimitsRequest{}
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetTenantLimitsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetTenantLimitsRequest) ProtoMessage() {}
+
+func (x *SetTenantLimitsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetTenantLimitsRequest.ProtoReflect.Descriptor instead.
+func (*SetTenantLimitsRequest) Descriptor() ([]byte, []int) {
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *SetTenantLimitsRequest) GetTenantId() string {
+	if x != nil {
+		return x.TenantId
+	}
+	return ""
+}
+
+func (x *SetTenantLimitsRequest) GetOperationsPerSecond() int64 {
+	if x != nil && x.OperationsPerSecond != nil {
+		return *x.OperationsPerSecond
+	}
+	return 0
+}
+
+func (x *SetTenantLimitsRequest) GetBytesPerSecond() int64 {
+	if x != nil && x.BytesPerSecond != nil {
+		return *x.BytesPerSecond
+	}
+	return 0
+}
+
+func (x *SetTenantLimitsRequest) GetConcurrency() int64 {
+	if x != nil && x.Concurrency != nil {
+		return *x.Concurrency
+	}
+	return 0
+}
+
+type SetTenantLimitsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Success       bool                   `protobuf:"varint,1,opt,name=success,proto3" json:"success,omitempty"`
+	TenantId      string                 `protobuf:"bytes,2,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
+	Set           *TenantLimits          `protobuf:"bytes,3,opt,name=set,proto3" json:"set,omitempty"`
+	InForce       *TenantLimits          `protobuf:"bytes,4,opt,name=in_force,json=inForce,proto3" json:"in_force,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetTenantLimitsResponse) Reset() {
+	*x = SetTenantLimitsResponse{}
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetTenantLimitsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetTenantLimitsResponse) ProtoMessage() {}
+
+func (x *SetTenantLimitsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetTenantLimitsResponse.ProtoReflect.Descriptor instead.
+func (*SetTenantLimitsResponse) Descriptor() ([]byte, []int) {
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *SetTenantLimitsResponse) GetSuccess() bool {
+	if x != nil {
+		return x.Success
+	}
+	return false
+}
+
+func (x *SetTenantLimitsResponse) GetTenantId() string {
+	if x != nil {
+		return x.TenantId
+	}
+	return ""
+}
+
+func (x *SetTenantLimitsResponse) GetSet() *TenantLimits {
+	if x != nil {
+		return x.Set
+	}
+	return nil
+}
+
+func (x *SetTenantLimitsResponse) GetInForce() *TenantLimits {
+	if x != nil {
+		return x.InForce
+	}
+	return nil
+}
+
 type AddStorageNodeRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	NodeId        string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
@@ -2310,7 +2620,7 @@ type AddStorageNodeRequest struct {
 
 func (x *AddStorageNodeRequest) Reset() {
 	*x = AddStorageNodeRequest{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[34]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2322,7 +2632,7 @@ func (x *AddStorageNodeRequest) String() string {
 func (*AddStorageNodeRequest) ProtoMessage() {}
 
 func (x *AddStorageNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[34]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2335,7 +2645,7 @@ func (x *AddStorageNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddStorageNodeRequest.ProtoReflect.Descriptor instead.
 func (*AddStorageNodeRequest) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{34}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *AddStorageNodeRequest) GetNodeId() string {
@@ -2380,7 +2690,7 @@ type AddStorageNodeResponse struct {
 
 func (x *AddStorageNodeResponse) Reset() {
 	*x = AddStorageNodeResponse{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[35]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2392,7 +2702,7 @@ func (x *AddStorageNodeResponse) String() string {
 func (*AddStorageNodeResponse) ProtoMessage() {}
 
 func (x *AddStorageNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[35]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2405,7 +2715,7 @@ func (x *AddStorageNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddStorageNodeResponse.ProtoReflect.Descriptor instead.
 func (*AddStorageNodeResponse) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{35}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *AddStorageNodeResponse) GetSuccess() bool {
@@ -2461,7 +2771,7 @@ type RemoveStorageNodeRequest struct {
 
 func (x *RemoveStorageNodeRequest) Reset() {
 	*x = RemoveStorageNodeRequest{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[36]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2473,7 +2783,7 @@ func (x *RemoveStorageNodeRequest) String() string {
 func (*RemoveStorageNodeRequest) ProtoMessage() {}
 
 func (x *RemoveStorageNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[36]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2486,7 +2796,7 @@ func (x *RemoveStorageNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveStorageNodeRequest.ProtoReflect.Descriptor instead.
 func (*RemoveStorageNodeRequest) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{36}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *RemoveStorageNodeRequest) GetNodeId() string {
@@ -2524,7 +2834,7 @@ type RemoveStorageNodeResponse struct {
 
 func (x *RemoveStorageNodeResponse) Reset() {
 	*x = RemoveStorageNodeResponse{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[37]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2536,7 +2846,7 @@ func (x *RemoveStorageNodeResponse) String() string {
 func (*RemoveStorageNodeResponse) ProtoMessage() {}
 
 func (x *RemoveStorageNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[37]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2549,7 +2859,7 @@ func (x *RemoveStorageNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveStorageNodeResponse.ProtoReflect.Descriptor instead.
 func (*RemoveStorageNodeResponse) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{37}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *RemoveStorageNodeResponse) GetSuccess() bool {
@@ -2603,7 +2913,7 @@ type GetMigrationStatusRequest struct {
 
 func (x *GetMigrationStatusRequest) Reset() {
 	*x = GetMigrationStatusRequest{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[38]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2615,7 +2925,7 @@ func (x *GetMigrationStatusRequest) String() string {
 func (*GetMigrationStatusRequest) ProtoMessage() {}
 
 func (x *GetMigrationStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[38]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2628,7 +2938,7 @@ func (x *GetMigrationStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetMigrationStatusRequest.ProtoReflect.Descriptor instead.
 func (*GetMigrationStatusRequest) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{38}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *GetMigrationStatusRequest) GetMigrationId() string {
@@ -2659,7 +2969,7 @@ type GetMigrationStatusResponse struct {
 
 func (x *GetMigrationStatusResponse) Reset() {
 	*x = GetMigrationStatusResponse{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[39]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2671,7 +2981,7 @@ func (x *GetMigrationStatusResponse) String() string {
 func (*GetMigrationStatusResponse) ProtoMessage() {}
 
 func (x *GetMigrationStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[39]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2684,7 +2994,7 @@ func (x *GetMigrationStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetMigrationStatusResponse.ProtoReflect.Descriptor instead.
 func (*GetMigrationStatusResponse) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{39}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *GetMigrationStatusResponse) GetSuccess() bool {
@@ -2789,7 +3099,7 @@ type MigrationProgress struct {
 
 func (x *MigrationProgress) Reset() {
 	*x = MigrationProgress{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[40]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2801,7 +3111,7 @@ func (x *MigrationProgress) String() string {
 func (*MigrationProgress) ProtoMessage() {}
 
 func (x *MigrationProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[40]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2814,7 +3124,7 @@ func (x *MigrationProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MigrationProgress.ProtoReflect.Descriptor instead.
 func (*MigrationProgress) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{40}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *MigrationProgress) GetKeysMigrated() int64 {
@@ -2846,7 +3156,7 @@ type ListMigrationsRequest struct {
 
 func (x *ListMigrationsRequest) Reset() {
 	*x = ListMigrationsRequest{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[41]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2858,7 +3168,7 @@ func (x *ListMigrationsRequest) String() string {
 func (*ListMigrationsRequest) ProtoMessage() {}
 
 func (x *ListMigrationsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[41]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2871,7 +3181,7 @@ func (x *ListMigrationsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMigrationsRequest.ProtoReflect.Descriptor instead.
 func (*ListMigrationsRequest) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{41}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{46}
 }
 
 type ListMigrationsResponse struct {
@@ -2883,7 +3193,7 @@ type ListMigrationsResponse struct {
 
 func (x *ListMigrationsResponse) Reset() {
 	*x = ListMigrationsResponse{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[42]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2895,7 +3205,7 @@ func (x *ListMigrationsResponse) String() string {
 func (*ListMigrationsResponse) ProtoMessage() {}
 
 func (x *ListMigrationsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[42]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2908,7 +3218,7 @@ func (x *ListMigrationsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMigrationsResponse.ProtoReflect.Descriptor instead.
 func (*ListMigrationsResponse) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{42}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ListMigrationsResponse) GetMigrations() []*GetMigrationStatusResponse {
@@ -2927,7 +3237,7 @@ type CancelMigrationRequest struct {
 
 func (x *CancelMigrationRequest) Reset() {
 	*x = CancelMigrationRequest{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[43]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2939,7 +3249,7 @@ func (x *CancelMigrationRequest) String() string {
 func (*CancelMigrationRequest) ProtoMessage() {}
 
 func (x *CancelMigrationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[43]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2952,7 +3262,7 @@ func (x *CancelMigrationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelMigrationRequest.ProtoReflect.Descriptor instead.
 func (*CancelMigrationRequest) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{43}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *CancelMigrationRequest) GetMigrationId() string {
@@ -2972,7 +3282,7 @@ type CancelMigrationResponse struct {
 
 func (x *CancelMigrationResponse) Reset() {
 	*x = CancelMigrationResponse{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[44]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2984,7 +3294,7 @@ func (x *CancelMigrationResponse) String() string {
 func (*CancelMigrationResponse) ProtoMessage() {}
 
 func (x *CancelMigrationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[44]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2997,7 +3307,7 @@ func (x *CancelMigrationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelMigrationResponse.ProtoReflect.Descriptor instead.
 func (*CancelMigrationResponse) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{44}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *CancelMigrationResponse) GetSuccess() bool {
@@ -3022,7 +3332,7 @@ type ListStorageNodesRequest struct {
 
 func (x *ListStorageNodesRequest) Reset() {
 	*x = ListStorageNodesRequest{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[45]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3034,7 +3344,7 @@ func (x *ListStorageNodesRequest) String() string {
 func (*ListStorageNodesRequest) ProtoMessage() {}
 
 func (x *ListStorageNodesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[45]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3047,7 +3357,7 @@ func (x *ListStorageNodesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListStorageNodesRequest.ProtoReflect.Descriptor instead.
 func (*ListStorageNodesRequest) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{45}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{50}
 }
 
 type ListStorageNodesResponse struct {
@@ -3061,7 +3371,7 @@ type ListStorageNodesResponse struct {
 
 func (x *ListStorageNodesResponse) Reset() {
 	*x = ListStorageNodesResponse{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[46]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3073,7 +3383,7 @@ func (x *ListStorageNodesResponse) String() string {
 func (*ListStorageNodesResponse) ProtoMessage() {}
 
 func (x *ListStorageNodesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[46]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3086,7 +3396,7 @@ func (x *ListStorageNodesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListStorageNodesResponse.ProtoReflect.Descriptor instead.
 func (*ListStorageNodesResponse) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{46}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *ListStorageNodesResponse) GetSuccess() bool {
@@ -3125,7 +3435,7 @@ type StorageNodeInfo struct {
 
 func (x *StorageNodeInfo) Reset() {
 	*x = StorageNodeInfo{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[47]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3137,7 +3447,7 @@ func (x *StorageNodeInfo) String() string {
 func (*StorageNodeInfo) ProtoMessage() {}
 
 func (x *StorageNodeInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[47]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3150,7 +3460,7 @@ func (x *StorageNodeInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StorageNodeInfo.ProtoReflect.Descriptor instead.
 func (*StorageNodeInfo) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{47}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *StorageNodeInfo) GetNodeId() string {
@@ -3212,7 +3522,7 @@ type PlanNodeChangeRequest struct {
 
 func (x *PlanNodeChangeRequest) Reset() {
 	*x = PlanNodeChangeRequest{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[48]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3224,7 +3534,7 @@ func (x *PlanNodeChangeRequest) String() string {
 func (*PlanNodeChangeRequest) ProtoMessage() {}
 
 func (x *PlanNodeChangeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[48]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3237,7 +3547,7 @@ func (x *PlanNodeChangeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanNodeChangeRequest.ProtoReflect.Descriptor instead.
 func (*PlanNodeChangeRequest) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{48}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *PlanNodeChangeRequest) GetAdd() *AddStorageNodeRequest {
@@ -3268,7 +3578,7 @@ type PlanNodeChangeResponse struct {
 
 func (x *PlanNodeChangeResponse) Reset() {
 	*x = PlanNodeChangeResponse{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[49]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3280,7 +3590,7 @@ func (x *PlanNodeChangeResponse) String() string {
 func (*PlanNodeChangeResponse) ProtoMessage() {}
 
 func (x *PlanNodeChangeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[49]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3293,7 +3603,7 @@ func (x *PlanNodeChangeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanNodeChangeResponse.ProtoReflect.Descriptor instead.
 func (*PlanNodeChangeResponse) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{49}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *PlanNodeChangeResponse) GetRanges() int64 {
@@ -3344,7 +3654,7 @@ type PlannedMove struct {
 
 func (x *PlannedMove) Reset() {
 	*x = PlannedMove{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[50]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3356,7 +3666,7 @@ func (x *PlannedMove) String() string {
 func (*PlannedMove) ProtoMessage() {}
 
 func (x *PlannedMove) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[50]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3369,7 +3679,7 @@ func (x *PlannedMove) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlannedMove.ProtoReflect.Descriptor instead.
 func (*PlannedMove) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{50}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *PlannedMove) GetFromNodeId() string {
@@ -3420,7 +3730,7 @@ type PlannedNode struct {
 
 func (x *PlannedNode) Reset() {
 	*x = PlannedNode{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[51]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3432,7 +3742,7 @@ func (x *PlannedNode) String() string {
 func (*PlannedNode) ProtoMessage() {}
 
 func (x *PlannedNode) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[51]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3445,7 +3755,7 @@ func (x *PlannedNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlannedNode.ProtoReflect.Descriptor instead.
 func (*PlannedNode) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{51}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *PlannedNode) GetNodeId() string {
@@ -3494,7 +3804,7 @@ type RepairReplicasRequest struct {
 
 func (x *RepairReplicasRequest) Reset() {
 	*x = RepairReplicasRequest{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[52]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3506,7 +3816,7 @@ func (x *RepairReplicasRequest) String() string {
 func (*RepairReplicasRequest) ProtoMessage() {}
 
 func (x *RepairReplicasRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[52]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3519,7 +3829,7 @@ func (x *RepairReplicasRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairReplicasRequest.ProtoReflect.Descriptor instead.
 func (*RepairReplicasRequest) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{52}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *RepairReplicasRequest) GetTenantId() string {
@@ -3558,7 +3868,7 @@ type RepairReplicasResponse struct {
 
 func (x *RepairReplicasResponse) Reset() {
 	*x = RepairReplicasResponse{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[53]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3570,7 +3880,7 @@ func (x *RepairReplicasResponse) String() string {
 func (*RepairReplicasResponse) ProtoMessage() {}
 
 func (x *RepairReplicasResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[53]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3583,7 +3893,7 @@ func (x *RepairReplicasResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairReplicasResponse.ProtoReflect.Descriptor instead.
 func (*RepairReplicasResponse) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{53}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *RepairReplicasResponse) GetSpans() int64 {
@@ -3643,7 +3953,7 @@ type GetStatusRequest struct {
 
 func (x *GetStatusRequest) Reset() {
 	*x = GetStatusRequest{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[54]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3655,7 +3965,7 @@ func (x *GetStatusRequest) String() string {
 func (*GetStatusRequest) ProtoMessage() {}
 
 func (x *GetStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[54]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3668,7 +3978,7 @@ func (x *GetStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatusRequest.ProtoReflect.Descriptor instead.
 func (*GetStatusRequest) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{54}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{59}
 }
 
 type GetStatusResponse struct {
@@ -3686,7 +3996,7 @@ type GetStatusResponse struct {
 
 func (x *GetStatusResponse) Reset() {
 	*x = GetStatusResponse{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[55]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3698,7 +4008,7 @@ func (x *GetStatusResponse) String() string {
 func (*GetStatusResponse) ProtoMessage() {}
 
 func (x *GetStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[55]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3711,7 +4021,7 @@ func (x *GetStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatusResponse.ProtoReflect.Descriptor instead.
 func (*GetStatusResponse) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{55}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *GetStatusResponse) GetNodeId() string {
@@ -3780,7 +4090,7 @@ type NodeStatus struct {
 
 func (x *NodeStatus) Reset() {
 	*x = NodeStatus{}
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[56]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3792,7 +4102,7 @@ func (x *NodeStatus) String() string {
 func (*NodeStatus) ProtoMessage() {}
 
 func (x *NodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_coordinatorpb_coordinator_proto_msgTypes[56]
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3805,7 +4115,7 @@ func (x *NodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatus.ProtoReflect.Descriptor instead.
 func (*NodeStatus) Descriptor() ([]byte, []int) {
-	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{56}
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *NodeStatus) GetNode() *StorageNodeInfo {
@@ -4047,7 +4357,31 @@ const file_coordinatorpb_coordinator_proto_rawDesc = "" +
 	"\ttenant_id\x18\x01 \x01(\tR\btenantId\"U\n" +
 	"\x14DeleteTenantResponse\x12\x18\n" +
 	"\asuccess\x18\x01 \x01(\bR\asuccess\x12#\n" +
-	"\rerror_message\x18\x02 \x01(\tR\ferrorMessage\"}\n" +
+	"\rerror_message\x18\x02 \x01(\tR\ferrorMessage\"\x8e\x01\n" +
+	"\fTenantLimits\x122\n" +
+	"\x15operations_per_second\x18\x01 \x01(\x03R\x13operationsPerSecond\x12(\n" +
+	"\x10bytes_per_second\x18\x02 \x01(\x03R\x0ebytesPerSecond\x12 \n" +
+	"\vconcurrency\x18\x03 \x01(\x03R\vconcurrency\"5\n" +
+	"\x16GetTenantLimitsRequest\x12\x1b\n" +
+	"\ttenant_id\x18\x01 \x01(\tR\btenantId\"\xc7\x01\n" +
+	"\x17GetTenantLimitsResponse\x12\x18\n" +
+	"\asuccess\x18\x01 \x01(\bR\asuccess\x12\x1b\n" +
+	"\ttenant_id\x18\x02 \x01(\tR\btenantId\x125\n" +
+	"\x03set\x18\x03 \x01(\v2#.pairdb.coordinator.v1.TenantLimitsR\x03set\x12>\n" +
+	"\bin_force\x18\x04 \x01(\v2#.pairdb.coordinator.v1.TenantLimitsR\ainForce\"\x83\x02\n" +
+	"\x16SetTenantLimitsRequest\x12\x1b\n" +
+	"\ttenant_id\x18\x01 \x01(\tR\btenantId\x127\n" +
+	"\x15operations_per_second\x18\x02 \x01(\x03H\x00R\x13operationsPerSecond\x88\x01\x01\x12-\n" +
+	"\x10bytes_per_second\x18\x03 \x01(\x03H\x01R\x0ebytesPerSecond\x88\x01\x01\x12%\n" +
+	"\vconcurrency\x18\x04 \x01(\x03H\x02R\vconcurrency\x88\x01\x01B\x18\n" +
+	"\x16_operations_per_secondB\x13\n" +
+	"\x11_bytes_per_secondB\x0e\n" +
+	"\f_concurrency\"\xc7\x01\n" +
+	"\x17SetTenantLimitsResponse\x12\x18\n" +
+	"\asuccess\x18\x01 \x01(\bR\asuccess\x12\x1b\n" +
+	"\ttenant_id\x18\x02 \x01(\tR\btenantId\x125\n" +
+	"\x03set\x18\x03 \x01(\v2#.pairdb.coordinator.v1.TenantLimitsR\x03set\x12>\n" +
+	"\bin_force\x18\x04 \x01(\v2#.pairdb.coordinator.v1.TenantLimitsR\ainForce\"}\n" +
 	"\x15AddStorageNodeRequest\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x12\n" +
 	"\x04host\x18\x02 \x01(\tR\x04host\x12\x12\n" +
@@ -4184,7 +4518,7 @@ const file_coordinatorpb_coordinator_proto_rawDesc = "" +
 	"hint_bytes\x18\x06 \x01(\x03R\thintBytes\x12$\n" +
 	"\x0eoldest_hint_at\x18\a \x01(\x03R\foldestHintAt\x12\x1f\n" +
 	"\vowed_ranges\x18\b \x01(\x05R\n" +
-	"owedRanges2\xd3\x12\n" +
+	"owedRanges2\xb7\x14\n" +
 	"\x12CoordinatorService\x12j\n" +
 	"\rWriteKeyValue\x12+.pairdb.coordinator.v1.WriteKeyValueRequest\x1a,.pairdb.coordinator.v1.WriteKeyValueResponse\x12g\n" +
 	"\fReadKeyValue\x12*.pairdb.coordinator.v1.ReadKeyValueRequest\x1a+.pairdb.coordinator.v1.ReadKeyValueResponse\x12m\n" +
@@ -4199,7 +4533,9 @@ const file_coordinatorpb_coordinator_proto_rawDesc = "" +
 	"\x17UpdateReplicationFactor\x125.pairdb.coordinator.v1.UpdateReplicationFactorRequest\x1a6.pairdb.coordinator.v1.UpdateReplicationFactorResponse\x12^\n" +
 	"\tGetTenant\x12'.pairdb.coordinator.v1.GetTenantRequest\x1a(.pairdb.coordinator.v1.GetTenantResponse\x12d\n" +
 	"\vListTenants\x12).pairdb.coordinator.v1.ListTenantsRequest\x1a*.pairdb.coordinator.v1.ListTenantsResponse\x12g\n" +
-	"\fDeleteTenant\x12*.pairdb.coordinator.v1.DeleteTenantRequest\x1a+.pairdb.coordinator.v1.DeleteTenantResponse\x12m\n" +
+	"\fDeleteTenant\x12*.pairdb.coordinator.v1.DeleteTenantRequest\x1a+.pairdb.coordinator.v1.DeleteTenantResponse\x12p\n" +
+	"\x0fGetTenantLimits\x12-.pairdb.coordinator.v1.GetTenantLimitsRequest\x1a..pairdb.coordinator.v1.GetTenantLimitsResponse\x12p\n" +
+	"\x0fSetTenantLimits\x12-.pairdb.coordinator.v1.SetTenantLimitsRequest\x1a..pairdb.coordinator.v1.SetTenantLimitsResponse\x12m\n" +
 	"\x0eAddStorageNode\x12,.pairdb.coordinator.v1.AddStorageNodeRequest\x1a-.pairdb.coordinator.v1.AddStorageNodeResponse\x12v\n" +
 	"\x11RemoveStorageNode\x12/.pairdb.coordinator.v1.RemoveStorageNodeRequest\x1a0.pairdb.coordinator.v1.RemoveStorageNodeResponse\x12s\n" +
 	"\x10ListStorageNodes\x12..pairdb.coordinator.v1.ListStorageNodesRequest\x1a/.pairdb.coordinator.v1.ListStorageNodesResponse\x12y\n" +
@@ -4223,7 +4559,7 @@ func file_coordinatorpb_coordinator_proto_rawDescGZIP() []byte {
 }
 
 var file_coordinatorpb_coordinator_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_coordinatorpb_coordinator_proto_msgTypes = make([]protoimpl.MessageInfo, 57)
+var file_coordinatorpb_coordinator_proto_msgTypes = make([]protoimpl.MessageInfo, 62)
 var file_coordinatorpb_coordinator_proto_goTypes = []any{
 	(PipelineOperation_Kind)(0),             // 0: pairdb.coordinator.v1.PipelineOperation.Kind
 	(*VectorClockEntry)(nil),                // 1: pairdb.coordinator.v1.VectorClockEntry
@@ -4260,29 +4596,34 @@ var file_coordinatorpb_coordinator_proto_goTypes = []any{
 	(*ListTenantsResponse)(nil),             // 32: pairdb.coordinator.v1.ListTenantsResponse
 	(*DeleteTenantRequest)(nil),             // 33: pairdb.coordinator.v1.DeleteTenantRequest
 	(*DeleteTenantResponse)(nil),            // 34: pairdb.coordinator.v1.DeleteTenantResponse
-	(*AddStorageNodeRequest)(nil),           // 35: pairdb.coordinator.v1.AddStorageNodeRequest
-	(*AddStorageNodeResponse)(nil),          // 36: pairdb.coordinator.v1.AddStorageNodeResponse
-	(*RemoveStorageNodeRequest)(nil),        // 37: pairdb.coordinator.v1.RemoveStorageNodeRequest
-	(*RemoveStorageNodeResponse)(nil),       // 38: pairdb.coordinator.v1.RemoveStorageNodeResponse
-	(*GetMigrationStatusRequest)(nil),       // 39: pairdb.coordinator.v1.GetMigrationStatusRequest
-	(*GetMigrationStatusResponse)(nil),      // 40: pairdb.coordinator.v1.GetMigrationStatusResponse
-	(*MigrationProgress)(nil),               // 41: pairdb.coordinator.v1.MigrationProgress
-	(*ListMigrationsRequest)(nil),           // 42: pairdb.coordinator.v1.ListMigrationsRequest
-	(*ListMigrationsResponse)(nil),          // 43: pairdb.coordinator.v1.ListMigrationsResponse
-	(*CancelMigrationRequest)(nil),          // 44: pairdb.coordinator.v1.CancelMigrationRequest
-	(*CancelMigrationResponse)(nil),         // 45: pairdb.coordinator.v1.CancelMigrationResponse
-	(*ListStorageNodesRequest)(nil),         // 46: pairdb.coordinator.v1.ListStorageNodesRequest
-	(*ListStorageNodesResponse)(nil),        // 47: pairdb.coordinator.v1.ListStorageNodesResponse
-	(*StorageNodeInfo)(nil),                 // 48: pairdb.coordinator.v1.StorageNodeInfo
-	(*PlanNodeChangeRequest)(nil),           // 49: pairdb.coordinator.v1.PlanNodeChangeRequest
-	(*PlanNodeChangeResponse)(nil),          // 50: pairdb.coordinator.v1.PlanNodeChangeResponse
-	(*PlannedMove)(nil),                     // 51: pairdb.coordinator.v1.PlannedMove
-	(*PlannedNode)(nil),                     // 52: pairdb.coordinator.v1.PlannedNode
-	(*RepairReplicasRequest)(nil),           // 53: pairdb.coordinator.v1.RepairReplicasRequest
-	(*RepairReplicasResponse)(nil),          // 54: pairdb.coordinator.v1.RepairReplicasResponse
-	(*GetStatusRequest)(nil),                // 55: pairdb.coordinator.v1.GetStatusRequest
-	(*GetStatusResponse)(nil),               // 56: pairdb.coordinator.v1.GetStatusResponse
-	(*NodeStatus)(nil),                      // 57: pairdb.coordinator.v1.NodeStatus
+	(*TenantLimits)(nil),                    // 35: pairdb.coordinator.v1.TenantLimits
+	(*GetTenantLimitsRequest)(nil),          // 36: pairdb.coordinator.v1.GetTenantLimitsRequest
+	(*GetTenantLimitsResponse)(nil),         // 37: pairdb.coordinator.v1.GetTenantLimitsResponse
+	(*SetTenantLimitsRequest)(nil),          // 38: pairdb.coordinator.v1.SetTenantLimitsRequest
+	(*SetTenantLimitsResponse)(nil),         // 39: pairdb.coordinator.v1.SetTenantLimitsResponse
+	(*AddStorageNodeRequest)(nil),           // 40: pairdb.coordinator.v1.AddStorageNodeRequest
+	(*AddStorageNodeResponse)(nil),          // 41: pairdb.coordinator.v1.AddStorageNodeResponse
+	(*RemoveStorageNodeRequest)(nil),        // 42: pairdb.coordinator.v1.RemoveStorageNodeRequest
+	(*RemoveStorageNodeResponse)(nil),       // 43: pairdb.coordinator.v1.RemoveStorageNodeResponse
+	(*GetMigrationStatusRequest)(nil),       // 44: pairdb.coordinator.v1.GetMigrationStatusRequest
+	(*GetMigrationStatusResponse)(nil),      // 45: pairdb.coordinator.v1.GetMigrationStatusResponse
+	(*MigrationProgress)(nil),               // 46: pairdb.coordinator.v1.MigrationProgress
+	(*ListMigrationsRequest)(nil),           // 47: pairdb.coordinator.v1.ListMigrationsRequest
+	(*ListMigrationsResponse)(nil),          // 48: pairdb.coordinator.v1.ListMigrationsResponse
+	(*CancelMigrationRequest)(nil),          // 49: pairdb.coordinator.v1.CancelMigrationRequest
+	(*CancelMigrationResponse)(nil),         // 50: pairdb.coordinator.v1.CancelMigrationResponse
+	(*ListStorageNodesRequest)(nil),         // 51: pairdb.coordinator.v1.ListStorageNodesRequest
+	(*ListStorageNodesResponse)(nil),        // 52: pairdb.coordinator.v1.ListStorageNodesResponse
+	(*StorageNodeInfo)(nil),                 // 53: pairdb.coordinator.v1.StorageNodeInfo
+	(*PlanNodeChangeRequest)(nil),           // 54: pairdb.coordinator.v1.PlanNodeChangeRequest
+	(*PlanNodeChangeResponse)(nil),          // 55: pairdb.coordinator.v1.PlanNodeChangeResponse
+	(*PlannedMove)(nil),                     // 56: pairdb.coordinator.v1.PlannedMove
+	(*PlannedNode)(nil),                     // 57: pairdb.coordinator.v1.PlannedNode
+	(*RepairReplicasRequest)(nil),           // 58: pairdb.coordinator.v1.RepairReplicasRequest
+	(*RepairReplicasResponse)(nil),          // 59: pairdb.coordinator.v1.RepairReplicasResponse
+	(*GetStatusRequest)(nil),                // 60: pairdb.coordinator.v1.GetStatusRequest
+	(*GetStatusResponse)(nil),               // 61: pairdb.coordinator.v1.GetStatusResponse
+	(*NodeStatus)(nil),                      // 62: pairdb.coordinator.v1.NodeStatus
 }
 var file_coordinatorpb_coordinator_proto_depIdxs = []int32{
 	1,  // 0: pairdb.coordinator.v1.VectorClock.entries:type_name -> pairdb.coordinator.v1.VectorClockEntry
@@ -4302,64 +4643,72 @@ var file_coordinatorpb_coordinator_proto_depIdxs = []int32{
 	9,  // 14: pairdb.coordinator.v1.BatchReadResult.status:type_name -> pairdb.coordinator.v1.OperationStatus
 	6,  // 15: pairdb.coordinator.v1.BatchReadResult.response:type_name -> pairdb.coordinator.v1.ReadKeyValueResponse
 	30, // 16: pairdb.coordinator.v1.ListTenantsResponse.tenants:type_name -> pairdb.coordinator.v1.GetTenantResponse
-	41, // 17: pairdb.coordinator.v1.GetMigrationStatusResponse.progress:type_name -> pairdb.coordinator.v1.MigrationProgress
-	40, // 18: pairdb.coordinator.v1.ListMigrationsResponse.migrations:type_name -> pairdb.coordinator.v1.GetMigrationStatusResponse
-	48, // 19: pairdb.coordinator.v1.ListStorageNodesResponse.nodes:type_name -> pairdb.coordinator.v1.StorageNodeInfo
-	35, // 20: pairdb.coordinator.v1.PlanNodeChangeRequest.add:type_name -> pairdb.coordinator.v1.AddStorageNodeRequest
-	37, // 21: pairdb.coordinator.v1.PlanNodeChangeRequest.remove:type_name -> pairdb.coordinator.v1.RemoveStorageNodeRequest
-	51, // 22: pairdb.coordinator.v1.PlanNodeChangeResponse.moves:type_name -> pairdb.coordinator.v1.PlannedMove
-	52, // 23: pairdb.coordinator.v1.PlanNodeChangeResponse.nodes:type_name -> pairdb.coordinator.v1.PlannedNode
-	57, // 24: pairdb.coordinator.v1.GetStatusResponse.nodes:type_name -> pairdb.coordinator.v1.NodeStatus
-	48, // 25: pairdb.coordinator.v1.NodeStatus.node:type_name -> pairdb.coordinator.v1.StorageNodeInfo
-	3,  // 26: pairdb.coordinator.v1.CoordinatorService.WriteKeyValue:input_type -> pairdb.coordinator.v1.WriteKeyValueRequest
-	5,  // 27: pairdb.coordinator.v1.CoordinatorService.ReadKeyValue:input_type -> pairdb.coordinator.v1.ReadKeyValueRequest
-	7,  // 28: pairdb.coordinator.v1.CoordinatorService.DeleteKeyValue:input_type -> pairdb.coordinator.v1.DeleteKeyValueRequest
-	10, // 29: pairdb.coordinator.v1.CoordinatorService.Pipeline:input_type -> pairdb.coordinator.v1.PipelineRequest
-	14, // 30: pairdb.coordinator.v1.CoordinatorService.BatchWrite:input_type -> pairdb.coordinator.v1.BatchWriteRequest
-	18, // 31: pairdb.coordinator.v1.CoordinatorService.BatchRead:input_type -> pairdb.coordinator.v1.BatchReadRequest
-	21, // 32: pairdb.coordinator.v1.CoordinatorService.ListKeys:input_type -> pairdb.coordinator.v1.ListKeysRequest
-	23, // 33: pairdb.coordinator.v1.CoordinatorService.ScanKeys:input_type -> pairdb.coordinator.v1.ScanKeysRequest
-	25, // 34: pairdb.coordinator.v1.CoordinatorService.CreateTenant:input_type -> pairdb.coordinator.v1.CreateTenantRequest
-	27, // 35: pairdb.coordinator.v1.CoordinatorService.UpdateReplicationFactor:input_type -> pairdb.coordinator.v1.UpdateReplicationFactorRequest
-	29, // 36: pairdb.coordinator.v1.CoordinatorService.GetTenant:input_type -> pairdb.coordinator.v1.GetTenantRequest
-	31, // 37: pairdb.coordinator.v1.CoordinatorService.ListTenants:input_type -> pairdb.coordinator.v1.ListTenantsRequest
-	33, // 38: pairdb.coordinator.v1.CoordinatorService.DeleteTenant:input_type -> pairdb.coordinator.v1.DeleteTenantRequest
-	35, // 39: pairdb.coordinator.v1.CoordinatorService.AddStorageNode:input_type -> pairdb.coordinator.v1.AddStorageNodeRequest
-	37, // 40: pairdb.coordinator.v1.CoordinatorService.RemoveStorageNode:input_type -> pairdb.coordinator.v1.RemoveStorageNodeRequest
-	46, // 41: pairdb.coordinator.v1.CoordinatorService.ListStorageNodes:input_type -> pairdb.coordinator.v1.ListStorageNodesRequest
-	39, // 42: pairdb.coordinator.v1.CoordinatorService.GetMigrationStatus:input_type -> pairdb.coordinator.v1.GetMigrationStatusRequest
-	42, // 43: pairdb.coordinator.v1.CoordinatorService.ListMigrations:input_type -> pairdb.coordinator.v1.ListMigrationsRequest
-	44, // 44: pairdb.coordinator.v1.CoordinatorService.CancelMigration:input_type -> pairdb.coordinator.v1.CancelMigrationRequest
-	49, // 45: pairdb.coordinator.v1.CoordinatorService.PlanNodeChange:input_type -> pairdb.coordinator.v1.PlanNodeChangeRequest
-	53, // 46: pairdb.coordinator.v1.CoordinatorService.RepairReplicas:input_type -> pairdb.coordinator.v1.RepairReplicasRequest
-	55, // 47: pairdb.coordinator.v1.CoordinatorService.GetStatus:input_type -> pairdb.coordinator.v1.GetStatusRequest
-	4,  // 48: pairdb.coordinator.v1.CoordinatorService.WriteKeyValue:output_type -> pairdb.coordinator.v1.WriteKeyValueResponse
-	6,  // 49: pairdb.coordinator.v1.CoordinatorService.ReadKeyValue:output_type -> pairdb.coordinator.v1.ReadKeyValueResponse
-	8,  // 50: pairdb.coordinator.v1.CoordinatorService.DeleteKeyValue:output_type -> pairdb.coordinator.v1.DeleteKeyValueResponse
-	12, // 51: pairdb.coordinator.v1.CoordinatorService.Pipeline:output_type -> pairdb.coordinator.v1.PipelineResponse
-	16, // 52: pairdb.coordinator.v1.CoordinatorService.BatchWrite:output_type -> pairdb.coordinator.v1.BatchWriteResponse
-	19, // 53: pairdb.coordinator.v1.CoordinatorService.BatchRead:output_type -> pairdb.coordinator.v1.BatchReadResponse
-	22, // 54: pairdb.coordinator.v1.CoordinatorService.ListKeys:output_type -> pairdb.coordinator.v1.ListKeysResponse
-	24, // 55: pairdb.coordinator.v1.CoordinatorService.ScanKeys:output_type -> pairdb.coordinator.v1.ScanKeysResponse
-	26, // 56: pairdb.coordinator.v1.CoordinatorService.CreateTenant:output_type -> pairdb.coordinator.v1.CreateTenantResponse
-	28, // 57: pairdb.coordinator.v1.CoordinatorService.UpdateReplicationFactor:output_type -> pairdb.coordinator.v1.UpdateReplicationFactorResponse
-	30, // 58: pairdb.coordinator.v1.CoordinatorService.GetTenant:output_type -> pairdb.coordinator.v1.GetTenantResponse
-	32, // 59: pairdb.coordinator.v1.CoordinatorService.ListTenants:output_type -> pairdb.coordinator.v1.ListTenantsResponse
-	34, // 60: pairdb.coordinator.v1.CoordinatorService.DeleteTenant:output_type -> pairdb.coordinator.v1.DeleteTenantResponse
-	36, // 61: pairdb.coordinator.v1.CoordinatorService.AddStorageNode:output_type -> pairdb.coordinator.v1.AddStorageNodeResponse
-	38, // 62: pairdb.coordinator.v1.CoordinatorService.RemoveStorageNode:output_type -> pairdb.coordinator.v1.RemoveStorageNodeResponse
-	47, // 63: pairdb.coordinator.v1.CoordinatorService.ListStorageNodes:output_type -> pairdb.coordinator.v1.ListStorageNodesResponse
-	40, // 64: pairdb.coordinator.v1.CoordinatorService.GetMigrationStatus:output_type -> pairdb.coordinator.v1.GetMigrationStatusResponse
-	43, // 65: pairdb.coordinator.v1.CoordinatorService.ListMigrations:output_type -> pairdb.coordinator.v1.ListMigrationsResponse
-	45, // 66: pairdb.coordinator.v1.CoordinatorService.CancelMigration:output_type -> pairdb.coordinator.v1.CancelMigrationResponse
-	50, // 67: pairdb.coordinator.v1.CoordinatorService.PlanNodeChange:output_type -> pairdb.coordinator.v1.PlanNodeChangeResponse
-	54, // 68: pairdb.coordinator.v1.CoordinatorService.RepairReplicas:output_type -> pairdb.coordinator.v1.RepairReplicasResponse
-	56, // 69: pairdb.coordinator.v1.CoordinatorService.GetStatus:output_type -> pairdb.coordinator.v1.GetStatusResponse
-	48, // [48:70] is the sub-list for method output_type
-	26, // [26:48] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	35, // 17: pairdb.coordinator.v1.GetTenantLimitsResponse.set:type_name -> pairdb.coordinator.v1.TenantLimits
+	35, // 18: pairdb.coordinator.v1.GetTenantLimitsResponse.in_force:type_name -> pairdb.coordinator.v1.TenantLimits
+	35, // 19: pairdb.coordinator.v1.SetTenantLimitsResponse.set:type_name -> pairdb.coordinator.v1.TenantLimits
+	35, // 20: pairdb.coordinator.v1.SetTenantLimitsResponse.in_force:type_name -> pairdb.coordinator.v1.TenantLimits
+	46, // 21: pairdb.coordinator.v1.GetMigrationStatusResponse.progress:type_name -> pairdb.coordinator.v1.MigrationProgress
+	45, // 22: pairdb.coordinator.v1.ListMigrationsResponse.migrations:type_name -> pairdb.coordinator.v1.GetMigrationStatusResponse
+	53, // 23: pairdb.coordinator.v1.ListStorageNodesResponse.nodes:type_name -> pairdb.coordinator.v1.StorageNodeInfo
+	40, // 24: pairdb.coordinator.v1.PlanNodeChangeRequest.add:type_name -> pairdb.coordinator.v1.AddStorageNodeRequest
+	42, // 25: pairdb.coordinator.v1.PlanNodeChangeRequest.remove:type_name -> pairdb.coordinator.v1.RemoveStorageNodeRequest
+	56, // 26: pairdb.coordinator.v1.PlanNodeChangeResponse.moves:type_name -> pairdb.coordinator.v1.PlannedMove
+	57, // 27: pairdb.coordinator.v1.PlanNodeChangeResponse.nodes:type_name -> pairdb.coordinator.v1.PlannedNode
+	62, // 28: pairdb.coordinator.v1.GetStatusResponse.nodes:type_name -> pairdb.coordinator.v1.NodeStatus
+	53, // 29: pairdb.coordinator.v1.NodeStatus.node:type_name -> pairdb.coordinator.v1.StorageNodeInfo
+	3,  // 30: pairdb.coordinator.v1.CoordinatorService.WriteKeyValue:input_type -> pairdb.coordinator.v1.WriteKeyValueRequest
+	5,  // 31: pairdb.coordinator.v1.CoordinatorService.ReadKeyValue:input_type -> pairdb.coordinator.v1.ReadKeyValueRequest
+	7,  // 32: pairdb.coordinator.v1.CoordinatorService.DeleteKeyValue:input_type -> pairdb.coordinator.v1.DeleteKeyValueRequest
+	10, // 33: pairdb.coordinator.v1.CoordinatorService.Pipeline:input_type -> pairdb.coordinator.v1.PipelineRequest
+	14, // 34: pairdb.coordinator.v1.CoordinatorService.BatchWrite:input_type -> pairdb.coordinator.v1.BatchWriteRequest
+	18, // 35: pairdb.coordinator.v1.CoordinatorService.BatchRead:input_type -> pairdb.coordinator.v1.BatchReadRequest
+	21, // 36: pairdb.coordinator.v1.CoordinatorService.ListKeys:input_type -> pairdb.coordinator.v1.ListKeysRequest
+	23, // 37: pairdb.coordinator.v1.CoordinatorService.ScanKeys:input_type -> pairdb.coordinator.v1.ScanKeysRequest
+	25, // 38: pairdb.coordinator.v1.CoordinatorService.CreateTenant:input_type -> pairdb.coordinator.v1.CreateTenantRequest
+	27, // 39: pairdb.coordinator.v1.CoordinatorService.UpdateReplicationFactor:input_type -> pairdb.coordinator.v1.UpdateReplicationFactorRequest
+	29, // 40: pairdb.coordinator.v1.CoordinatorService.GetTenant:input_type -> pairdb.coordinator.v1.GetTenantRequest
+	31, // 41: pairdb.coordinator.v1.CoordinatorService.ListTenants:input_type -> pairdb.coordinator.v1.ListTenantsRequest
+	33, // 42: pairdb.coordinator.v1.CoordinatorService.DeleteTenant:input_type -> pairdb.coordinator.v1.DeleteTenantRequest
+	36, // 43: pairdb.coordinator.v1.CoordinatorService.GetTenantLimits:input_type -> pairdb.coordinator.v1.GetTenantLimitsRequest
+	38, // 44: pairdb.coordinator.v1.CoordinatorService.SetTenantLimits:input_type -> pairdb.coordinator.v1.SetTenantLimitsRequest
+	40, // 45: pairdb.coordinator.v1.CoordinatorService.AddStorageNode:input_type -> pairdb.coordinator.v1.AddStorageNodeRequest
+	42, // 46: pairdb.coordinator.v1.CoordinatorService.RemoveStorageNode:input_type -> pairdb.coordinator.v1.RemoveStorageNodeRequest
+	51, // 47: pairdb.coordinator.v1.CoordinatorService.ListStorageNodes:input_type -> pairdb.coordinator.v1.ListStorageNodesRequest
+	44, // 48: pairdb.coordinator.v1.CoordinatorService.GetMigrationStatus:input_type -> pairdb.coordinator.v1.GetMigrationStatusRequest
+	47, // 49: pairdb.coordinator.v1.CoordinatorService.ListMigrations:input_type -> pairdb.coordinator.v1.ListMigrationsRequest
+	49, // 50: pairdb.coordinator.v1.CoordinatorService.CancelMigration:input_type -> pairdb.coordinator.v1.CancelMigrationRequest
+	54, // 51: pairdb.coordinator.v1.CoordinatorService.PlanNodeChange:input_type -> pairdb.coordinator.v1.PlanNodeChangeRequest
+	58, // 52: pairdb.coordinator.v1.CoordinatorService.RepairReplicas:input_type -> pairdb.coordinator.v1.RepairReplicasRequest
+	60, // 53: pairdb.coordinator.v1.CoordinatorService.GetStatus:input_type -> pairdb.coordinator.v1.GetStatusRequest
+	4,  // 54: pairdb.coordinator.v1.CoordinatorService.WriteKeyValue:output_type -> pairdb.coordinator.v1.WriteKeyValueResponse
+	6,  // 55: pairdb.coordinator.v1.CoordinatorService.ReadKeyValue:output_type -> pairdb.coordinator.v1.ReadKeyValueResponse
+	8,  // 56: pairdb.coordinator.v1.CoordinatorService.DeleteKeyValue:output_type -> pairdb.coordinator.v1.DeleteKeyValueResponse
+	12, // 57: pairdb.coordinator.v1.CoordinatorService.Pipeline:output_type -> pairdb.coordinator.v1.PipelineResponse
+	16, // 58: pairdb.coordinator.v1.CoordinatorService.BatchWrite:output_type -> pairdb.coordinator.v1.BatchWriteResponse
+	19, // 59: pairdb.coordinator.v1.CoordinatorService.BatchRead:output_type -> pairdb.coordinator.v1.BatchReadResponse
+	22, // 60: pairdb.coordinator.v1.CoordinatorService.ListKeys:output_type -> pairdb.coordinator.v1.ListKeysResponse
+	24, // 61: pairdb.coordinator.v1.CoordinatorService.ScanKeys:output_type -> pairdb.coordinator.v1.ScanKeysResponse
+	26, // 62: pairdb.coordinator.v1.CoordinatorService.CreateTenant:output_type -> pairdb.coordinator.v1.CreateTenantResponse
+	28, // 63: pairdb.coordinator.v1.CoordinatorService.UpdateReplicationFactor:output_type -> pairdb.coordinator.v1.UpdateReplicationFactorResponse
+	30, // 64: pairdb.coordinator.v1.CoordinatorService.GetTenant:output_type -> pairdb.coordinator.v1.GetTenantResponse
+	32, // 65: pairdb.coordinator.v1.CoordinatorService.ListTenants:output_type -> pairdb.coordinator.v1.ListTenantsResponse
+	34, // 66: pairdb.coordinator.v1.CoordinatorService.DeleteTenant:output_type -> pairdb.coordinator.v1.DeleteTenantResponse
+	37, // 67: pairdb.coordinator.v1.CoordinatorService.GetTenantLimits:output_type -> pairdb.coordinator.v1.GetTenantLimitsResponse
+	39, // 68: pairdb.coordinator.v1.CoordinatorService.SetTenantLimits:output_type -> pairdb.coordinator.v1.SetTenantLimitsResponse
+	41, // 69: pairdb.coordinator.v1.CoordinatorService.AddStorageNode:output_type -> pairdb.coordinator.v1.AddStorageNodeResponse
+	43, // 70: pairdb.coordinator.v1.CoordinatorService.RemoveStorageNode:output_type -> pairdb.coordinator.v1.RemoveStorageNodeResponse
+	52, // 71: pairdb.coordinator.v1.CoordinatorService.ListStorageNodes:output_type -> pairdb.coordinator.v1.ListStorageNodesResponse
+	45, // 72: pairdb.coordinator.v1.CoordinatorService.GetMigrationStatus:output_type -> pairdb.coordinator.v1.GetMigrationStatusResponse
+	48, // 73: pairdb.coordinator.v1.CoordinatorService.ListMigrations:output_type -> pairdb.coordinator.v1.ListMigrationsResponse
+	50, // 74: pairdb.coordinator.v1.CoordinatorService.CancelMigration:output_type -> pairdb.coordinator.v1.CancelMigrationResponse
+	55, // 75: pairdb.coordinator.v1.CoordinatorService.PlanNodeChange:output_type -> pairdb.coordinator.v1.PlanNodeChangeResponse
+	59, // 76: pairdb.coordinator.v1.CoordinatorService.RepairReplicas:output_type -> pairdb.coordinator.v1.RepairReplicasResponse
+	61, // 77: pairdb.coordinator.v1.CoordinatorService.GetStatus:output_type -> pairdb.coordinator.v1.GetStatusResponse
+	54, // [54:78] is the sub-list for method output_type
+	30, // [30:54] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_coordinatorpb_coordinator_proto_init() }
@@ -4367,13 +4716,14 @@ func file_coordinatorpb_coordinator_proto_init() {
 	if File_coordinatorpb_coordinator_proto != nil {
 		return
 	}
+	file_coordinatorpb_coordinator_proto_msgTypes[37].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_coordinatorpb_coordinator_proto_rawDesc), len(file_coordinatorpb_coordinator_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   57,
+			NumMessages:   62,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

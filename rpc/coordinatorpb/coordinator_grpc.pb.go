@@ -39,6 +39,8 @@ const (
 	CoordinatorService_GetTenant_FullMethodName               = "/pairdb.coordinator.v1.CoordinatorService/GetTenant"
 	CoordinatorService_ListTenants_FullMethodName             = "/pairdb.coordinator.v1.CoordinatorService/ListTenants"
 	CoordinatorService_DeleteTenant_FullMethodName            = "/pairdb.coordinator.v1.CoordinatorService/DeleteTenant"
+	CoordinatorService_GetTenantLimits_FullMethodName         = "/pairdb.coordinator.v1.CoordinatorService/GetTenantLimits"
+	CoordinatorService_SetTenantLimits_FullMethodName         = "/pairdb.coordinator.v1.CoordinatorService/SetTenantLimits"
 	CoordinatorService_AddStorageNode_FullMethodName          = "/pairdb.coordinator.v1.CoordinatorService/AddStorageNode"
 	CoordinatorService_RemoveStorageNode_FullMethodName       = "/pairdb.coordinator.v1.CoordinatorService/RemoveStorageNode"
 	CoordinatorService_ListStorageNodes_FullMethodName        = "/pairdb.coordinator.v1.CoordinatorService/ListStorageNodes"
@@ -89,6 +91,10 @@ type CoordinatorServiceClient interface {
 	ListTenants(ctx context.Context, in *ListTenantsRequest, opts ...grpc.CallOption) (*ListTenantsResponse, error)
 	// DeleteTenant deletes a tenant, for every request at once; its data is removed in the background.
 	DeleteTenant(ctx context.Context, in *DeleteTenantRequest, opts ...grpc.CallOption) (*DeleteTenantResponse, error)
+	// GetTenantLimits tells what a tenant may ask of a coordinator.
+	GetTenantLimits(ctx context.Context, in *GetTenantLimitsRequest, opts ...grpc.CallOption) (*GetTenantLimitsResponse, error)
+	// SetTenantLimits changes it, for all coordinators.
+	SetTenantLimits(ctx context.Context, in *SetTenantLimitsRequest, opts ...grpc.CallOption) (*SetTenantLimitsResponse, error)
 	// AddStorageNode registers a storage node.
 	AddStorageNode(ctx context.Context, in *AddStorageNodeRequest, opts ...grpc.CallOption) (*AddStorageNodeResponse, error)
 	// RemoveStorageNode takes a storage node out.
@@ -260,6 +266,26 @@ func (c *coordinatorServiceClient) DeleteTenant(ctx context.Context, in *DeleteT
 	return out, nil
 }
 
+func (c *coordinatorServiceClient) GetTenantLimits(ctx context.Context, in *GetTenantLimitsRequest, opts ...grpc.CallOption) (*GetTenantLimitsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetTenantLimitsResponse)
+	err := c.cc.Invoke(ctx, CoordinatorService_GetTenantLimits_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *coordinatorServiceClient) SetTenantLimits(ctx context.Context, in *SetTenantLimitsRequest, opts ...grpc.CallOption) (*SetTenantLimitsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SetTenantLimitsResponse)
+	err := c.cc.Invoke(ctx, CoordinatorService_SetTenantLimits_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *coordinatorServiceClient) AddStorageNode(ctx context.Context, in *AddStorageNodeRequest, opts ...grpc.CallOption) (*AddStorageNodeResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(AddStorageNodeResponse)
@@ -398,6 +424,10 @@ type CoordinatorServiceServer interface {
 	ListTenants(context.Context, *ListTenantsRequest) (*ListTenantsResponse, error)
 	// DeleteTenant deletes a tenant, for every request at once; its data is removed in the background.
 	DeleteTenant(context.Context, *DeleteTenantRequest) (*DeleteTenantResponse, error)
+	// GetTenantLimits tells what a tenant may ask of a coordinator.
+	GetTenantLimits(context.Context, *GetTenantLimitsRequest) (*GetTenantLimitsResponse, error)
+	// SetTenantLimits changes it, for all coordinators.
+	SetTenantLimits(context.Context, *SetTenantLimitsRequest) (*SetTenantLimitsResponse, error)
 	// AddStorageNode registers a storage node.
 	AddStorageNode(context.Context, *AddStorageNodeRequest) (*AddStorageNodeResponse, error)
 	// RemoveStorageNode takes a storage node out.
@@ -464,6 +494,12 @@ func (UnimplementedCoordinatorServiceServer) ListTenants(context.Context, *ListT
 }
 func (UnimplementedCoordinatorServiceServer) DeleteTenant(context.Context, *DeleteTenantRequest) (*DeleteTenantResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method DeleteTenant not implemented")
+}
+func (UnimplementedCoordinatorServiceServer) GetTenantLimits(context.Context, *GetTenantLimitsRequest) (*GetTenantLimitsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetTenantLimits not implemented")
+}
+func (UnimplementedCoordinatorServiceServer) SetTenantLimits(context.Context, *SetTenantLimitsRequest) (*SetTenantLimitsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetTenantLimits not implemented")
 }
 func (UnimplementedCoordinatorServiceServer) AddStorageNode(context.Context, *AddStorageNodeRequest) (*AddStorageNodeResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method AddStorageNode not implemented")
@@ -728,6 +764,42 @@ func _CoordinatorService_DeleteTenant_Handler(srv interface{}, ctx context.Conte
 	return interceptor(ctx, in, info, handler)
 }
 
+func _CoordinatorService_GetTenantLimits_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetTenantLimitsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CoordinatorServiceServer).GetTenantLimits(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CoordinatorService_GetTenantLimits_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CoordinatorServiceServer).GetTenantLimits(ctx, req.(*GetTenantLimitsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _CoordinatorService_SetTenantLimits_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetTenantLimitsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CoordinatorServiceServer).SetTenantLimits(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CoordinatorService_SetTenantLimits_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CoordinatorServiceServer).SetTenantLimits(ctx, req.(*SetTenantLimitsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _CoordinatorService_AddStorageNode_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(AddStorageNodeRequest)
 	if err := dec(in); err != nil {
@@ -933,6 +1005,14 @@ var CoordinatorService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "DeleteTenant",
 			Handler:    _CoordinatorService_DeleteTenant_Handler,
+		},
+		{
+			MethodName: "GetTenantLimits",
+			Handler:    _CoordinatorService_GetTenantLimits_Handler,
+		},
+		{
+			MethodName: "SetTenantLimits",
+			Handler:    _CoordinatorService_SetTenantLimits_Handler,
 		},
 		{
 			MethodName: "AddStorageNode",

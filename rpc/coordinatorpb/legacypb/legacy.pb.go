@@ -28,7 +28,7 @@ var File_coordinatorpb_legacypb_legacy_proto protoreflect.FileDescriptor
 
 const file_coordinatorpb_legacypb_legacy_proto_rawDesc = "" +
 	"\n" +
-	"#coordinatorpb/legacypb/legacy.proto\x12\x05proto\x1a\x1fcoordinatorpb/coordinator.proto2\xd3\x12\n" +
+	"#coordinatorpb/legacypb/legacy.proto\x12\x05proto\x1a\x1fcoordinatorpb/coordinator.proto2\xb7\x14\n" +
 	"\x12CoordinatorService\x12j\n" +
 	"\rWriteKeyValue\x12+.pairdb.coordinator.v1.WriteKeyValueRequest\x1a,.pairdb.coordinator.v1.WriteKeyValueResponse\x12g\n" +
 	"\fReadKeyValue\x12*.pairdb.coordinator.v1.ReadKeyValueRequest\x1a+.pairdb.coordinator.v1.ReadKeyValueResponse\x12m\n" +
@@ -43,7 +43,9 @@ const file_coordinatorpb_legacypb_legacy_proto_rawDesc = "" +
 	"\x17UpdateReplicationFactor\x125.pairdb.coordinator.v1.UpdateReplicationFactorRequest\x1a6.pairdb.coordinator.v1.UpdateReplicationFactorResponse\x12^\n" +
 	"\tGetTenant\x12'.pairdb.coordinator.v1.GetTenantRequest\x1a(.pairdb.coordinator.v1.GetTenantResponse\x12d\n" +
 	"\vListTenants\x12).pairdb.coordinator.v1.ListTenantsRequest\x1a*.pairdb.coordinator.v1.ListTenantsResponse\x12g\n" +
-	"\fDeleteTenant\x12*.pairdb.coordinator.v1.DeleteTenantRequest\x1a+.pairdb.coordinator.v1.DeleteTenantResponse\x12m\n" +
+	"\fDeleteTenant\x12*.pairdb.coordinator.v1.DeleteTenantRequest\x1a+.pairdb.coordinator.v1.DeleteTenantResponse\x12p\n" +
+	"\x0fGetTenantLimits\x12-.pairdb.coordinator.v1.GetTenantLimitsRequest\x1a..pairdb.coordinator.v1.GetTenantLimitsResponse\x12p\n" +
+	"\x0fSetTenantLimits\x12-.pairdb.coordinator.v1.SetTenantLimitsRequest\x1a..pairdb.coordinator.v1.SetTenantLimitsResponse\x12m\n" +
 	"\x0eAddStorageNode\x12,.pairdb.coordinator.v1.AddStorageNodeRequest\x1a-.pairdb.coordinator.v1.AddStorageNodeResponse\x12v\n" +
 	"\x11RemoveStorageNode\x12/.pairdb.coordinator.v1.RemoveStorageNodeRequest\x1a0.pairdb.coordinator.v1.RemoveStorageNodeResponse\x12s\n" +
 	"\x10ListStorageNodes\x12..pairdb.coordinator.v1.ListStorageNodesRequest\x1a/.pairdb.coordinator.v1.ListStorageNodesResponse\x12y\n" +
@@ -68,37 +70,41 @@ var file_coordinatorpb_legacypb_legacy_proto_goTypes = []any{
 	(*coordinatorpb.GetTenantRequest)(nil),                // 10: pairdb.coordinator.v1.GetTenantRequest
 	(*coordinatorpb.ListTenantsRequest)(nil),              // 11: pairdb.coordinator.v1.ListTenantsRequest
 	(*coordinatorpb.DeleteTenantRequest)(nil),             // 12: pairdb.coordinator.v1.DeleteTenantRequest
-	(*coordinatorpb.AddStorageNodeRequest)(nil),           // 13: pairdb.coordinator.v1.AddStorageNodeRequest
-	(*coordinatorpb.RemoveStorageNodeRequest)(nil),        // 14: pairdb.coordinator.v1.RemoveStorageNodeRequest
-	(*coordinatorpb.ListStorageNodesRequest)(nil),         // 15: pairdb.coordinator.v1.ListStorageNodesRequest
-	(*coordinatorpb.GetMigrationStatusRequest)(nil),       // 16: pairdb.coordinator.v1.GetMigrationStatusRequest
-	(*coordinatorpb.ListMigrationsRequest)(nil),           // 17: pairdb.coordinator.v1.ListMigrationsRequest
-	(*coordinatorpb.CancelMigrationRequest)(nil),          // 18: pairdb.coordinator.v1.CancelMigrationRequest
-	(*coordinatorpb.PlanNodeChangeRequest)(nil),           // 19: pairdb.coordinator.v1.PlanNodeChangeRequest
-	(*coordinatorpb.RepairReplicasRequest)(nil),           // 20: pairdb.coordinator.v1.RepairReplicasRequest
-	(*coordinatorpb.GetStatusRequest)(nil),                // 21: pairdb.coordinator.v1.GetStatusRequest
-	(*coordinatorpb.WriteKeyValueResponse)(nil),           // 22: pairdb.coordinator.v1.WriteKeyValueResponse
-	(*coordinatorpb.ReadKeyValueResponse)(nil),            // 23: pairdb.coordinator.v1.ReadKeyValueResponse
-	(*coordinatorpb.DeleteKeyValueResponse)(nil),          // 24: pairdb.coordinator.v1.DeleteKeyValueResponse
-	(*coordinatorpb.PipelineResponse)(nil),                // 25: pairdb.coordinator.v1.PipelineResponse
-	(*coordinatorpb.BatchWriteResponse)(nil),              // 26: pairdb.coordinator.v1.BatchWriteResponse
-	(*coordinatorpb.BatchReadResponse)(nil),               // 27: pairdb.coordinator.v1.BatchReadResponse
-	(*coordinatorpb.ListKeysResponse)(nil),                // 28: pairdb.coordinator.v1.ListKeysResponse
-	(*coordinatorpb.ScanKeysResponse)(nil),                // 29: pairdb.coordinator.v1.ScanKeysResponse
-	(*coordinatorpb.CreateTenantResponse)(nil),            // 30: pairdb.coordinator.v1.CreateTenantResponse
-	(*coordinatorpb.UpdateReplicationFactorResponse)(nil), // 31: pairdb.coordinator.v1.UpdateReplicationFactorResponse
-	(*coordinatorpb.GetTenantResponse)(nil),               // 32: pairdb.coordinator.v1.GetTenantResponse
-	(*coordinatorpb.ListTenantsResponse)(nil),             // 33: pairdb.coordinator.v1.ListTenantsResponse
-	(*coordinatorpb.DeleteTenantResponse)(nil),            // 34: pairdb.coordinator.v1.DeleteTenantResponse
-	(*coordinatorpb.AddStorageNodeResponse)(nil),          // 35: pairdb.coordinator.v1.AddStorageNodeResponse
-	(*coordinatorpb.RemoveStorageNodeResponse)(nil),       // 36: pairdb.coordinator.v1.RemoveStorageNodeResponse
-	(*coordinatorpb.ListStorageNodesResponse)(nil),        // 37: pairdb.coordinator.v1.ListStorageNodesResponse
-	(*coordinatorpb.GetMigrationStatusResponse)(nil),      // 38: pairdb.coordinator.v1.GetMigrationStatusResponse
-	(*coordinatorpb.ListMigrationsResponse)(nil),          // 39: pairdb.coordinator.v1.ListMigrationsResponse
-	(*coordinatorpb.CancelMigrationResponse)(nil),         // 40: pairdb.coordinator.v1.CancelMigrationResponse
-	(*coordinatorpb.PlanNodeChangeResponse)(nil),          // 41: pairdb.coordinator.v1.PlanNodeChangeResponse
-	(*coordinatorpb.RepairReplicasResponse)(nil),          // 42: pairdb.coordinator.v1.RepairReplicasResponse
-	(*coordinatorpb.GetStatusResponse)(nil),               // 43: pairdb.coordinator.v1.GetStatusResponse
+	(*coordinatorpb.GetTenantLimitsRequest)(nil),          // 13: pairdb.coordinator.v1.GetTenantLimitsRequest
+	(*coordinatorpb.SetTenantLimitsRequest)(nil),          // 14: pairdb.coordinator.v1.SetTenantLimitsRequest
+	(*coordinatorpb.AddStorageNodeRequest)(nil),           // 15: pairdb.coordinator.v1.AddStorageNodeRequest
+	(*coordinatorpb.RemoveStorageNodeRequest)(nil),        // 16: pairdb.coordinator.v1.RemoveStorageNodeRequest
+	(*coordinatorpb.ListStorageNodesRequest)(nil),         // 17: pairdb.coordinator.v1.ListStorageNodesRequest
+	(*coordinatorpb.GetMigrationStatusRequest)(nil),       // 18: pairdb.coordinator.v1.GetMigrationStatusRequest
+	(*coordinatorpb.ListMigrationsRequest)(nil),           // 19: pairdb.coordinator.v1.ListMigrationsRequest
+	(*coordinatorpb.CancelMigrationRequest)(nil),          // 20: pairdb.coordinator.v1.CancelMigrationRequest
+	(*coordinatorpb.PlanNodeChangeRequest)(nil),           // 21: pairdb.coordinator.v1.PlanNodeChangeRequest
+	(*coordinatorpb.RepairReplicasRequest)(nil),           // 22: pairdb.coordinator.v1.RepairReplicasRequest
+	(*coordinatorpb.GetStatusRequest)(nil),                // 23: pairdb.coordinator.v1.GetStatusRequest
+	(*coordinatorpb.WriteKeyValueResponse)(nil),           // 24: pairdb.coordinator.v1.WriteKeyValueResponse
+	(*coordinatorpb.ReadKeyValueResponse)(nil),            // 25: pairdb.coordinator.v1.ReadKeyValueResponse
+	(*coordinatorpb.DeleteKeyValueResponse)(nil),          // 26: pairdb.coordinator.v1.DeleteKeyValueResponse
+	(*coordinatorpb.PipelineResponse)(nil),                // 27: pairdb.coordinator.v1.PipelineResponse
+	(*coordinatorpb.BatchWriteResponse)(nil),              // 28: pairdb.coordinator.v1.BatchWriteResponse
+	(*coordinatorpb.BatchReadResponse)(nil),               // 29: pairdb.coordinator.v1.BatchReadResponse
+	(*coordinatorpb.ListKeysResponse)(nil),                // 30: pairdb.coordinator.v1.ListKeysResponse
+	(*coordinatorpb.ScanKeysResponse)(nil),                // 31: pairdb.coordinator.v1.ScanKeysResponse
+	(*coordinatorpb.CreateTenantResponse)(nil),            // 32: pairdb.coordinator.v1.CreateTenantResponse
+	(*coordinatorpb.UpdateReplicationFactorResponse)(nil), // 33: pairdb.coordinator.v1.UpdateReplicationFactorResponse
+	(*coordinatorpb.GetTenantResponse)(nil),               // 34: pairdb.coordinator.v1.GetTenantResponse
+	(*coordinatorpb.ListTenantsResponse)(nil),             // 35: pairdb.coordinator.v1.ListTenantsResponse
+	(*coordinatorpb.DeleteTenantResponse)(nil),            // 36: pairdb.coordinator.v1.DeleteTenantResponse
+	(*coordinatorpb.GetTenantLimitsResponse)(nil),         // 37: pairdb.coordinator.v1.GetTenantLimitsResponse
+	(*coordinatorpb.SetTenantLimitsResponse)(nil),         // 38: pairdb.coordinator.v1.SetTenantLimitsResponse
+	(*coordinatorpb.AddStorageNodeResponse)(nil),          // 39: pairdb.coordinator.v1.AddStorageNodeResponse
+	(*coordinatorpb.RemoveStorageNodeResponse)(nil),       // 40: pairdb.coordinator.v1.RemoveStorageNodeResponse
+	(*coordinatorpb.ListStorageNodesResponse)(nil),        // 41: pairdb.coordinator.v1.ListStorageNodesResponse
+	(*coordinatorpb.GetMigrationStatusResponse)(nil),      // 42: pairdb.coordinator.v1.GetMigrationStatusResponse
+	(*coordinatorpb.ListMigrationsResponse)(nil),          // 43: pairdb.coordinator.v1.ListMigrationsResponse
+	(*coordinatorpb.CancelMigrationResponse)(nil),         // 44: pairdb.coordinator.v1.CancelMigrationResponse
+	(*coordinatorpb.PlanNodeChangeResponse)(nil),          // 45: pairdb.coordinator.v1.PlanNodeChangeResponse
+	(*coordinatorpb.RepairReplicasResponse)(nil),          // 46: pairdb.coordinator.v1.RepairReplicasResponse
+	(*coordinatorpb.GetStatusResponse)(nil),               // 47: pairdb.coordinator.v1.GetStatusResponse
 }
 var file_coordinatorpb_legacypb_legacy_proto_depIdxs = []int32{
 	0,  // 0: proto.CoordinatorService.WriteKeyValue:input_type -> pairdb.coordinator.v1.WriteKeyValueRequest
@@ -114,39 +120,43 @@ var file_coordinatorpb_legacypb_legacy_proto_depIdxs = []int32{
 	10, // 10: proto.CoordinatorService.GetTenant:input_type -> pairdb.coordinator.v1.GetTenantRequest
 	11, // 11: proto.CoordinatorService.ListTenants:input_type -> pairdb.coordinator.v1.ListTenantsRequest
 	12, // 12: proto.CoordinatorService.DeleteTenant:input_type -> pairdb.coordinator.v1.DeleteTenantRequest
-	13, // 13: proto.CoordinatorService.AddStorageNode:input_type -> pairdb.coordinator.v1.AddStorageNodeRequest
-	14, // 14: proto.CoordinatorService.RemoveStorageNode:input_type -> pairdb.coordinator.v1.RemoveStorageNodeRequest
-	15, // 15: proto.CoordinatorService.ListStorageNodes:input_type -> pairdb.coordinator.v1.ListStorageNodesRequest
-	16, // 16: proto.CoordinatorService.GetMigrationStatus:input_type -> pairdb.coordinator.v1.GetMigrationStatusRequest
-	17, // 17: proto.CoordinatorService.ListMigrations:input_type -> pairdb.coordinator.v1.ListMigrationsRequest
-	18, // 18: proto.CoordinatorService.CancelMigration:input_type -> pairdb.coordinator.v1.CancelMigrationRequest
-	19, // 19: proto.CoordinatorService.PlanNodeChange:input_type -> pairdb.coordinator.v1.PlanNodeChangeRequest
-	20, // 20: proto.CoordinatorService.RepairReplicas:input_type -> pairdb.coordinator.v1.RepairReplicasRequest
-	21, // 21: proto.CoordinatorService.GetStatus:input_type -> pairdb.coordinator.v1.GetStatusRequest
-	22, // 22: proto.CoordinatorService.WriteKeyValue:output_type -> pairdb.coordinator.v1.WriteKeyValueResponse
-	23, // 23: proto.CoordinatorService.ReadKeyValue:output_type -> pairdb.coordinator.v1.ReadKeyValueResponse
-	24, // 24: proto.CoordinatorService.DeleteKeyValue:output_type -> pairdb.coordinator.v1.DeleteKeyValueResponse
-	25, // 25: proto.CoordinatorService.Pipeline:output_type -> pairdb.coordinator.v1.PipelineResponse
-	26, // 26: proto.CoordinatorService.BatchWrite:output_type -> pairdb.coordinator.v1.BatchWriteResponse
-	27, // 27: proto.CoordinatorService.BatchRead:output_type -> pairdb.coordinator.v1.BatchReadResponse
-	28, // 28: proto.CoordinatorService.ListKeys:output_type -> pairdb.coordinator.v1.ListKeysResponse
-	29, // 29: proto.CoordinatorService.ScanKeys:output_type -> pairdb.coordinator.v1.ScanKeysResponse
-	30, // 30: proto.CoordinatorService.CreateTenant:output_type -> pairdb.coordinator.v1.CreateTenantResponse
-	31, // 31: proto.CoordinatorService.UpdateReplicationFactor:output_type -> pairdb.coordinator.v1.UpdateReplicationFactorResponse
-	32, // 32: proto.CoordinatorService.GetTenant:output_type -> pairdb.coordinator.v1.GetTenantResponse
-	33, // 33: proto.CoordinatorService.ListTenants:output_type -> pairdb.coordinator.v1.ListTenantsResponse
-	34, // 34: proto.CoordinatorService.DeleteTenant:output_type -> pairdb.coordinator.v1.DeleteTenantResponse
-	35, // 35: proto.CoordinatorService.AddStorageNode:output_type -> pairdb.coordinator.v1.AddStorageNodeResponse
-	36, // 36: proto.CoordinatorService.RemoveStorageNode:output_type -> pairdb.coordinator.v1.RemoveStorageNodeResponse
-	37, // 37: proto.CoordinatorService.ListStorageNodes:output_type -> pairdb.coordinator.v1.ListStorageNodesResponse
-	38, // 38: proto.CoordinatorService.GetMigrationStatus:output_type -> pairdb.coordinator.v1.GetMigrationStatusResponse
-	39, // 39: proto.CoordinatorService.ListMigrations:output_type -> pairdb.coordinator.v1.ListMigrationsResponse
-	40, // 40: proto.CoordinatorService.CancelMigration:output_type -> pairdb.coordinator.v1.CancelMigrationResponse
-	41, // 41: proto.CoordinatorService.PlanNodeChange:output_type -> pairdb.coordinator.v1.PlanNodeChangeResponse
-	42, // 42: proto.CoordinatorService.RepairReplicas:output_type -> pairdb.coordinator.v1.RepairReplicasResponse
-	43, // 43: proto.CoordinatorService.GetStatus:output_type -> pairdb.coordinator.v1.GetStatusResponse
-	22, // [22:44] is the sub-list for method output_type
-	0,  // [0:22] is the sub-list for method input_type
+	13, // 13: proto.CoordinatorService.GetTenantLimits:input_type -> pairdb.coordinator.v1.GetTenantLimitsRequest
+	14, // 14: proto.CoordinatorService.SetTenantLimits:input_type -> pairdb.coordinator.v1.SetTenantLimitsRequest
+	15, // 15: proto.CoordinatorService.AddStorageNode:input_type -> pairdb.coordinator.v1.AddStorageNodeRequest
+	16, // 16: proto.CoordinatorService.RemoveStorageNode:input_type -> pairdb.coordinator.v1.RemoveStorageNodeRequest
+	17, // 17: proto.CoordinatorService.ListStorageNodes:input_type -> pairdb.coordinator.v1.ListStorageNodesRequest
+	18, // 18: proto.CoordinatorService.GetMigrationStatus:input_type -> pairdb.coordinator.v1.GetMigrationStatusRequest
+	19, // 19: proto.CoordinatorService.ListMigrations:input_type -> pairdb.coordinator.v1.ListMigrationsRequest
+	20, // 20: proto.CoordinatorService.CancelMigration:input_type -> pairdb.coordinator.v1.CancelMigrationRequest
+	21, // 21: proto.CoordinatorService.PlanNodeChange:input_type -> pairdb.coordinator.v1.PlanNodeChangeRequest
+	22, // 22: proto.CoordinatorService.RepairReplicas:input_type -> pairdb.coordinator.v1.RepairReplicasRequest
+	23, // 23: proto.CoordinatorService.GetStatus:input_type -> pairdb.coordinator.v1.GetStatusRequest
+	24, // 24: proto.CoordinatorService.WriteKeyValue:output_type -> pairdb.coordinator.v1.WriteKeyValueResponse
+	25, // 25: proto.CoordinatorService.ReadKeyValue:output_type -> pairdb.coordinator.v1.ReadKeyValueResponse
+	26, // 26: proto.CoordinatorService.DeleteKeyValue:output_type -> pairdb.coordinator.v1.DeleteKeyValueResponse
+	27, // 27: proto.CoordinatorService.Pipeline:output_type -> pairdb.coordinator.v1.PipelineResponse
+	28, // 28: proto.CoordinatorService.BatchWrite:output_type -> pairdb.coordinator.v1.BatchWriteResponse
+	29, // 29: proto.CoordinatorService.BatchRead:output_type -> pairdb.coordinator.v1.BatchReadResponse
+	30, // 30: proto.CoordinatorService.ListKeys:output_type -> pairdb.coordinator.v1.ListKeysResponse
+	31, // 31: proto.CoordinatorService.ScanKeys:output_type -> pairdb.coordinator.v1.ScanKeysResponse
+	32, // 32: proto.CoordinatorService.CreateTenant:output_type -> pairdb.coordinator.v1.CreateTenantResponse
+	33, // 33: proto.CoordinatorService.UpdateReplicationFactor:output_type -> pairdb.coordinator.v1.UpdateReplicationFactorResponse
+	34, // 34: proto.CoordinatorService.GetTenant:output_type -> pairdb.coordinator.v1.GetTenantResponse
+	35, // 35: proto.CoordinatorService.ListTenants:output_type -> pairdb.coordinator.v1.ListTenantsResponse
+	36, // 36: proto.CoordinatorService.DeleteTenant:output_type -> pairdb.coordinator.v1.DeleteTenantResponse
+	37, // 37: proto.CoordinatorService.GetTenantLimits:output_type -> pairdb.coordinator.v1.GetTenantLimitsResponse
+	38, // 38: proto.CoordinatorService.SetTenantLimits:output_type -> pairdb.coordinator.v1.SetTenantLimitsResponse
+	39, // 39: proto.CoordinatorService.AddStorageNode:output_type -> pairdb.coordinator.v1.AddStorageNodeResponse
+	40, // 40: proto.CoordinatorService.RemoveStorageNode:output_type -> pairdb.coordinator.v1.RemoveStorageNodeResponse
+	41, // 41: proto.CoordinatorService.ListStorageNodes:output_type -> pairdb.coordinator.v1.ListStorageNodesResponse
+	42, // 42: proto.CoordinatorService.GetMigrationStatus:output_type -> pairdb.coordinator.v1.GetMigrationStatusResponse
+	43, // 43: proto.CoordinatorService.ListMigrations:output_type -> pairdb.coordinator.v1.ListMigrationsResponse
+	44, // 44: proto.CoordinatorService.CancelMigration:output_type -> pairdb.coordinator.v1.CancelMigrationResponse
+	45, // 45: proto.CoordinatorService.PlanNodeChange:output_type -> pairdb.coordinator.v1.PlanNodeChangeResponse
+	46, // 46: proto.CoordinatorService.RepairReplicas:output_type -> pairdb.coordinator.v1.RepairReplicasResponse
+	47, // 47: proto.CoordinatorService.GetStatus:output_type -> pairdb.coordinator.v1.GetStatusResponse
+	24, // [24:48] is the sub-list for method output_type
+	0,  // [0:24] is the sub-list for method input_type
 	0,  // [0:0] is the sub-list for extension type_name
 	0,  // [0:0] is the sub-list for extension extendee
 	0,  // [0:0] is the sub-list for field type_name

@@ -36,6 +36,8 @@ const (
 	CoordinatorService_GetTenant_FullMethodName               = "/proto.CoordinatorService/GetTenant"
 	CoordinatorService_ListTenants_FullMethodName             = "/proto.CoordinatorService/ListTenants"
 	CoordinatorService_DeleteTenant_FullMethodName            = "/proto.CoordinatorService/DeleteTenant"
+	CoordinatorService_GetTenantLimits_FullMethodName         = "/proto.CoordinatorService/GetTenantLimits"
+	CoordinatorService_SetTenantLimits_FullMethodName         = "/proto.CoordinatorService/SetTenantLimits"
 	CoordinatorService_AddStorageNode_FullMethodName          = "/proto.CoordinatorService/AddStorageNode"
 	CoordinatorService_RemoveStorageNode_FullMethodName       = "/proto.CoordinatorService/RemoveStorageNode"
 	CoordinatorService_ListStorageNodes_FullMethodName        = "/proto.CoordinatorService/ListStorageNodes"
@@ -64,6 +66,8 @@ type CoordinatorServiceClient interface {
 	GetTenant(ctx context.Context, in *coordinatorpb.GetTenantRequest, opts ...grpc.CallOption) (*coordinatorpb.GetTenantResponse, error)
 	ListTenants(ctx context.Context, in *coordinatorpb.ListTenantsRequest, opts ...grpc.CallOption) (*coordinatorpb.ListTenantsResponse, error)
 	DeleteTenant(ctx context.Context, in *coordinatorpb.DeleteTenantRequest, opts ...grpc.CallOption) (*coordinatorpb.DeleteTenantResponse, error)
+	GetTenantLimits(ctx context.Context, in *coordinatorpb.GetTenantLimitsRequest, opts ...grpc.CallOption) (*coordinatorpb.GetTenantLimitsResponse, error)
+	SetTenantLimits(ctx context.Context, in *coordinatorpb.SetTenantLimitsRequest, opts ...grpc.CallOption) (*coordinatorpb.SetTenantLimitsResponse, error)
 	AddStorageNode(ctx context.Context, in *coordinatorpb.AddStorageNodeRequest, opts ...grpc.CallOption) (*coordinatorpb.AddStorageNodeResponse, error)
 	RemoveStorageNode(ctx context.Context, in *coordinatorpb.RemoveStorageNodeRequest, opts ...grpc.CallOption) (*coordinatorpb.RemoveStorageNodeResponse, error)
 	ListStorageNodes(ctx context.Context, in *coordinatorpb.ListStorageNodesRequest, opts ...grpc.CallOption) (*coordinatorpb.ListStorageNodesResponse, error)
@@ -225,6 +229,26 @@ func (c *coordinatorServiceClient) DeleteTenant(ctx context.Context, in *coordin
 	return out, nil
 }
 
+func (c *coordinatorServiceClient) GetTenantLimits(ctx context.Context, in *coordinatorpb.GetTenantLimitsRequest, opts ...grpc.CallOption) (*coordinatorpb.GetTenantLimitsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(coordinatorpb.GetTenantLimitsResponse)
+	err := c.cc.Invoke(ctx, CoordinatorService_GetTenantLimits_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *coordinatorServiceClient) SetTenantLimits(ctx context.Context, in *coordinatorpb.SetTenantLimitsRequest, opts ...grpc.CallOption) (*coordinatorpb.SetTenantLimitsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(coordinatorpb.SetTenantLimitsResponse)
+	err := c.cc.Invoke(ctx, CoordinatorService_SetTenantLimits_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *coordinatorServiceClient) AddStorageNode(ctx context.Context, in *coordinatorpb.AddStorageNodeRequest, opts ...grpc.CallOption) (*coordinatorpb.AddStorageNodeResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(coordinatorpb.AddStorageNodeResponse)
@@ -341,6 +365,8 @@ type CoordinatorServiceServer interface {
 	GetTenant(context.Context, *coordinatorpb.GetTenantRequest) (*coordinatorpb.GetTenantResponse, error)
 	ListTenants(context.Context, *coordinatorpb.ListTenantsRequest) (*coordinatorpb.ListTenantsResponse, error)
 	DeleteTenant(context.Context, *coordinatorpb.DeleteTenantRequest) (*coordinatorpb.DeleteTenantResponse, error)
+	GetTenantLimits(context.Context, *coordinatorpb.GetTenantLimitsRequest) (*coordinatorpb.GetTenantLimitsResponse, error)
+	SetTenantLimits(context.Context, *coordinatorpb.SetTenantLimitsRequest) (*coordinatorpb.SetTenantLimitsResponse, error)
 	AddStorageNode(context.Context, *coordinatorpb.AddStorageNodeRequest) (*coordinatorpb.AddStorageNodeResponse, error)
 	RemoveStorageNode(context.Context, *coordinatorpb.RemoveStorageNodeRequest) (*coordinatorpb.RemoveStorageNodeResponse, error)
 	ListStorageNodes(context.Context, *coordinatorpb.ListStorageNodesRequest) (*coordinatorpb.ListStorageNodesResponse, error)
@@ -397,6 +423,12 @@ func (UnimplementedCoordinatorServiceServer) ListTenants(context.Context, *coord
 }
 func (UnimplementedCoordinatorServiceServer) DeleteTenant(context.Context, *coordinatorpb.DeleteTenantRequest) (*coordinatorpb.DeleteTenantResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method DeleteTenant not implemented")
+}
+func (UnimplementedCoordinatorServiceServer) GetTenantLimits(context.Context, *coordinatorpb.GetTenantLimitsRequest) (*coordinatorpb.GetTenantLimitsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetTenantLimits not implemented")
+}
+func (UnimplementedCoordinatorServiceServer) SetTenantLimits(context.Context, *coordinatorpb.SetTenantLimitsRequest) (*coordinatorpb.SetTenantLimitsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetTenantLimits not implemented")
 }
 func (UnimplementedCoordinatorServiceServer) AddStorageNode(context.Context, *coordinatorpb.AddStorageNodeRequest) (*coordinatorpb.AddStorageNodeResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method AddStorageNode not implemented")
@@ -661,6 +693,42 @@ func _CoordinatorService_DeleteTenant_Handler(srv interface{}, ctx context.Conte
 	return interceptor(ctx, in, info, handler)
 }
 
+func _CoordinatorService_GetTenantLimits_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(coordinatorpb.GetTenantLimitsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CoordinatorServiceServer).GetTenantLimits(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CoordinatorService_GetTenantLimits_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CoordinatorServiceServer).GetTenantLimits(ctx, req.(*coordinatorpb.GetTenantLimitsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _CoordinatorService_SetTenantLimits_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(coordinatorpb.SetTenantLimitsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CoordinatorServiceServer).SetTenantLimits(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CoordinatorService_SetTenantLimits_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CoordinatorServiceServer).SetTenantLimits(ctx, req.(*coordinatorpb.SetTenantLimitsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _CoordinatorService_AddStorageNode_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(coordinatorpb.AddStorageNodeRequest)
 	if err := dec(in); err != nil {
@@ -866,6 +934,14 @@ var CoordinatorService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "DeleteTenant",
 			Handler:    _CoordinatorService_DeleteTenant_Handler,
+		},
+		{
+			MethodName: "GetTenantLimits",
+			Handler:    _CoordinatorService_GetTenantLimits_Handler,
+		},
+		{
+			MethodName: "SetTenantLimits",
+			Handler:    _CoordinatorService_SetTenantLimits_Handler,
 		},
 		{
 			MethodName: "AddStorageNode",

@@ -1,6 +1,6 @@
 metadata "sqlite" {}
 idempotency "badger" {}
-auth { # ERROR: auth is not supported by this release yet
+auth {
   jwt {
     key "a" { # ERROR: Incomplete key
       algorithm = "none" # ERROR: Invalid algorithm

@@ -1,12 +1,19 @@
 metadata "sqlite" {}
 idempotency "badger" {}
 server {
-  tls { # ERROR: server.tls is not supported by this release yet
+  tls {
     cert_file = "server.pem" # ERROR: Certificate without key
   }
 }
 storage {
-  tls { # ERROR: storage.tls is not supported by this release yet
+  tls {
     key_file = "client-key.pem" # ERROR: Key without certificate
+  }
+}
+server { # ERROR: Duplicate server block
+  tls {
+    cert_file    = "server.pem"
+    key_file     = "server-key.pem"
+    client_names = ["app"] # ERROR: Names without authority
   }
 }

@@ -1,0 +1,150 @@
+package rpc
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+
+	"github.com/pairdb/coordinator/coord"
+	"github.com/pairdb/coordinator/rpc/auth"
+	"github.com/pairdb/coordinator/rpc/coordinatorpb"
+)
+
+const tokenSecret = "0123456789abcdef0123456789abcdef"
+
+// testVerifier trusts tokens of withToken.
+func testVerifier(t testing.TB) *auth.Verifier {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(file, []byte(tokenSecret), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	v, err := auth.New(auth.Options{Keys: []auth.Key{{ID: "k", Algorithm: "HS256", File: file}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+func withToken(t testing.TB, ctx context.Context, ends time.Duration, claims jwt.MapClaims) context.Context {
+	t.Helper()
+	claims["exp"] = time.Now().Add(ends).Unix()
+	token := jwt.NewWithClaims(jwt.SigningMethodHS256, claims)
+	token.Header["kid"] = "k"
+	text, err := token.SignedString([]byte(tokenSecret))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+text)
+}
+
+func TestAudit(t *testing.T) {
+	var got []string
+	engine := &script{
+		drop:    func(string) error { return coord.ErrTenantNotFound },
+		create:  func(id string, rf int) (coord.Tenant, error) { return coord.Tenant{ID: id, ReplicationFactor: rf}, nil },
+		addNode: func(coord.StorageNode) (coord.Migration, error) { panic("out of order") },
+		cancel:  func(string) error { return coord.ErrMigrationNotFound },
+		tenants: func(string, int) ([]coord.Tenant, error) { return nil, nil },
+	}
+	_, conn := start(t, Options{Engine: engine, Auth: testVerifier(t), Audit: func(a *Admin) {
+		got = append(got, fmt.Sprint(a.Subject, " ", a.KeyID, " ", a.Method, " ", a.Target, " ", a.Outcome()))
+		if a.RequestID() != "mine" || a.Peer == "" {
+			t.Errorf("request id %q from %q", a.RequestID(), a.Peer)
+		}
+	}})
+	client := coordinatorpb.NewCoordinatorServiceClient(conn)
+	ctx := metadata.AppendToOutgoingContext(testContext(t), "x-request-id", "mine")
+	admin := withToken(t, ctx, time.Hour, jwt.MapClaims{"sub": "root", "roles": "admin"})
+	user := withToken(t, ctx, time.Hour, jwt.MapClaims{"sub": "joe", "tenant_id": "shop"})
+	client.CreateTenant(admin, &coordinatorpb.CreateTenantRequest{TenantId: "shop"})
+	client.DeleteTenant(admin, &coordinatorpb.DeleteTenantRequest{TenantId: "none"})
+	client.AddStorageNode(admin, &coordinatorpb.AddStorageNodeRequest{NodeId: "n", Host: "h", Port: 1})
+	client.CancelMigration(admin, &coordinatorpb.CancelMigrationRequest{MigrationId: "m"})
+	client.ListTenants(admin, &coordinatorpb.ListTenantsRequest{})                 // changes nothing
+	client.CreateTenant(ctx, &coordinatorpb.CreateTenantRequest{TenantId: "shop"}) // a stranger
+	for range 2 * forbiddenPerSecond {
+		client.DeleteTenant(user, &coordinatorpb.DeleteTenantRequest{TenantId: "shop"})
+	}
+	want := []string{
+		"root k CreateTenant shop ok", "root k DeleteTenant none TENANT_NOT_FOUND", "root k AddStorageNode n INTERNAL",
+		"root k CancelMigration m MIGRATION_NOT_FOUND",
+	}
+	if len(got) < len(want) || !slices.Equal(got[:len(want)], want) {
+		t.Fatalf("told of\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+	refusals := got[len(want):]
+	for _, line := range refusals {
+		if line != "joe k DeleteTenant shop FORBIDDEN" {
+			t.Errorf("told of %q", line)
+		}
+	}
+	if n := len(refusals); n < forbiddenPerSecond || n == 2*forbiddenPerSecond {
+		t.Errorf("told of %d refusals, want %d a second", n, forbiddenPerSecond)
+	}
+}
+
+// A stream whose token ends is ended in good order, before what comes then is begun.
+func TestPipelineEndsWithItsToken(t *testing.T) {
+	var wrote atomic.Int64
+	engine := &script{write: func(context.Context, coord.WriteRequest) (coord.WriteResult, error) {
+		wrote.Add(1)
+		return coord.WriteResult{Level: coord.Quorum}, nil
+	}}
+	_, conn := start(t, Options{Engine: engine, Auth: testVerifier(t)})
+	client := coordinatorpb.NewCoordinatorServiceClient(conn)
+	ctx := testContext(t)
+	stream, err := client.Pipeline(withToken(t, ctx, 2*time.Second, jwt.MapClaims{"tenant_id": "shop"}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	send := func(id uint64, tenant, key string) {
+		t.Helper()
+		if err := stream.Send(&coordinatorpb.PipelineRequest{Operations: []*coordinatorpb.PipelineOperation{
+			{Id: id, Kind: coordinatorpb.PipelineOperation_KIND_WRITE, TenantId: tenant, Key: key},
+		}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	send(1, "shop", "first")
+	if a, err := stream.Recv(); err != nil || a.Answers[0].Status != nil {
+		t.Fatalf("%v, %v", a, err)
+	}
+	send(2, "other", "forbidden")
+	if a, err := stream.Recv(); err != nil || a.Answers[0].Status.GetReason() != "FORBIDDEN" || a.Answers[0].Status.GetOutcome() != "not_applied" {
+		t.Fatalf("another tenant: %v, %v", a, err)
+	}
+	answered := 1
+	for id := uint64(3); ; id++ {
+		// One that comes when the token has ended is not answered, nor begun.
+		if err := stream.Send(&coordinatorpb.PipelineRequest{Operations: []*coordinatorpb.PipelineOperation{
+			{Id: id, Kind: coordinatorpb.PipelineOperation_KIND_WRITE, TenantId: "shop", Key: "k"},
+		}}); err != nil && err != io.EOF {
+			t.Fatal(err)
+		}
+		a, err := stream.Recv()
+		if err == io.EOF {
+			break
+		}
+		if err != nil || a.Answers[0].Status != nil {
+			t.Fatalf("%v, %v", a, err)
+		}
+		answered++
+	}
+	if n := int(wrote.Load()); n != answered {
+		t.Errorf("%d operations were begun and %d answered", n, answered)
+	}
+	_, err = client.ReadKeyValue(ctx, &coordinatorpb.ReadKeyValueRequest{TenantId: "shop", Key: "k"})
+	failureOf(t, err).want(t, codes.Unauthenticated, "UNAUTHENTICATED", "")
+}
