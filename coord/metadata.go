@@ -85,8 +85,8 @@ type Watcher interface {
 // TopologyStep is a change of the topology with what belongs to it.
 type TopologyStep struct {
 	Next Topology
-	// LeastReplicas is the condition that no tenant has fewer replicas. No
-	// tenant can be created meanwhile that breaks it. 0: there is none.
+	// LeastReplicas is the condition that no tenant has fewer replicas, before
+	// the step. No tenant can be created meanwhile that breaks it. 0: there is none.
 	LeastReplicas int
 	// Resize, where it is not nil, gives a tenant another replication factor:
 	// its Since becomes Next.Epoch, its UpdatedAt now. A tenant that is gone is
@@ -138,7 +138,8 @@ type Metadata interface {
 	// step.Next.Version - 1 and the step's condition holds, with what else
 	// belongs to the step, in one transaction. Where the version is another, the
 	// topology that the decision was made on is outdated: the call fails with
-	// ErrMigrationConflict, and so where the condition does not hold.
+	// ErrMigrationConflict, and so where the condition does not hold. Where the
+	// store did not answer, the step may have been taken all the same.
 	SetTopology(ctx context.Context, step TopologyStep) error
 
 	// Checkpoint returns what was last saved under a name, nil where nothing is.

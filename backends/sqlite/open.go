@@ -249,11 +249,6 @@ func (s *Store) update(ctx context.Context, doing string, f func(*sql.Tx) error)
 	return transact(ctx, s.write, nil, doing, f)
 }
 
-// snapshot runs f in a transaction that sees one state of the file.
-func (s *Store) snapshot(ctx context.Context, doing string, f func(*sql.Tx) error) error {
-	return transact(ctx, s.read, &sql.TxOptions{ReadOnly: true}, doing, f)
-}
-
 func transact(ctx context.Context, db *sql.DB, opts *sql.TxOptions, doing string, f func(*sql.Tx) error) error {
 	tx, err := db.BeginTx(ctx, opts)
 	if err != nil {

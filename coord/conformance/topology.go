@@ -175,6 +175,11 @@ func leastReplicas(t *testing.T, m *metadataTest) {
 		wantTopology(t, m, "after a step whose condition does not hold", before, a, b)
 		wantTenant(t, m, five, a, b)
 	}
+	// A resize of the same step does not help.
+	next := mustTopology(t, m, a)
+	next.Version++
+	err := a.SetTopology(m.ctx, coord.TopologyStep{Next: next, LeastReplicas: 5, Resize: &coord.Resize{Tenant: "three", ReplicationFactor: 5}})
+	wantErr(t, "at least 5 replicas, with a resize of the tenant with 3", err, coord.ErrMigrationConflict)
 	if err := a.DeleteTenant(m.ctx, "three"); err != nil {
 		t.Fatal(err)
 	}
