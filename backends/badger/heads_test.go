@@ -262,3 +262,18 @@ func TestCachedReadIsAnsweredAtOnce(t *testing.T) {
 		}
 	}
 }
+
+func TestReceiverMayChangeWhatIsCached(t *testing.T) {
+	n := openTestNode(t, NodeOptions{})
+	if call := apply(n, "t", "k", testVersion(1, []byte("value"))); call.Err != nil {
+		t.Fatal(call.Err)
+	}
+	n.heads.purge() // the first read fills the cache, the others are answered from it
+	for i := range 3 {
+		call := read(n, "t", "k")
+		if call.Err != nil || string(call.Held.Value) != "value" {
+			t.Errorf("read %d: got %q, error %v", i, call.Held.Value, call.Err)
+		}
+		clear(call.Held.Value)
+	}
+}
