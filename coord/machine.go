@@ -224,13 +224,20 @@ func (q *inquiry) ask(of set) (int, bool) {
 
 var errNoAnswer = errors.New("no answer in time")
 
-// shortfall describes an inquiry that did not succeed, by its first group that
-// falls short.
+// shortfall describes an inquiry that did not succeed, by a group that falls
+// short.
 func (q *inquiry) shortfall(what string, s *subject) *QuorumError {
-	at := 0
-	if g := &q.tally.groups[0]; (q.tally.yes & g.voters).size() >= g.need {
-		at = 1
+	at := -1
+	for i := range q.tally.groups { // one that is out of reach, else one that waits
+		g := &q.tally.groups[i]
+		switch short := (q.tally.yes & g.voters).size() < g.need; {
+		case short && (g.voters&^q.tally.no).size() < g.need:
+			at = i
+		case short && at < 0:
+			at = i
+		}
 	}
+	at = max(at, 0)
 	g := &q.tally.groups[at]
 	e := &QuorumError{Phase: what, Level: s.level, Need: g.need, Have: (q.tally.yes & g.voters).size()}
 	if s.joint() {

@@ -30,6 +30,19 @@ func (o *operation) resume() {
 		o.carryOut()
 		return
 	}
+	if now := c.now(); now >= o.deadline {
+		// After a pause its timer may come later than this. What it decided on
+		// is too old to be sent with what nodes have said of their time since.
+		switch o.kind {
+		case opWrite:
+			o.write.wake(now, &o.fx)
+		case opRead:
+			o.read.wake(now, &o.fx)
+		}
+		o.refs--
+		o.carryOut()
+		return
+	}
 	v := c.view.Load()
 	t, ok := c.tenants.ready(o.id)
 	ok = ok && v.serves(t)

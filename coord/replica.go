@@ -162,7 +162,7 @@ type ScanRequest struct {
 	After  *Position // nil: from the start of the span
 	// DeadFor, where it is not 0, leaves out all but tombstones and expired
 	// versions that the node has held for so long, counted on its own clock and
-	// in its present life.
+	// in its present life, and whose timestamp its wall clock has passed.
 	DeadFor time.Duration
 	Limit   int // at most so many keys, 1 to MaxScanPage
 }

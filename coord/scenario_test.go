@@ -31,6 +31,12 @@ import (
 //	clock c1 +24h                     sets its wall clock off; of replicas too
 //	stored KEY                        once all is quiet: what each replica holds
 //	forget n2 KEY                     the replica has never had it
+//	ring n1 n2 n3                     the key's replicas from the next epoch on: without it,
+//	                                  all; "ring n1 n2 n3 to n2 n3 n4" while they change;
+//	                                  "lost=n1": it is lost, and the others rebuild what it held
+//	learn c1                          c1 knows the newest ring; else it learns of it from a
+//	                                  replica that refuses it, and then takes 10ms to get it
+//	copy c1 KEY                       c1 copies the key to those that its replicas change to
 func TestScenarios(t *testing.T) {
 	datadriven.Walk(t, "../testdata/quorum", func(t *testing.T, path string) {
 		s := newScenario()
@@ -47,13 +53,21 @@ type scenario struct {
 	claims       *simClaims
 	nodes        []*simNode
 	behaviour    map[string]string
+	rings        []scenarioRing // by epoch
 	coordinators map[string]*scenarioCoordinator
 	attempts     byte
 	out          strings.Builder
 }
 
+// scenarioRing is the replicas of every key at an epoch.
+type scenarioRing struct {
+	old, new []string
+	lost     string
+}
+
 type scenarioCoordinator struct {
 	id          string
+	epoch       uint64 // of the ring that it knows
 	incarnation uint64
 	offset      time.Duration
 	issuer      *issuer
@@ -70,7 +84,7 @@ func newScenario() *scenario {
 	w := newWorld()
 	return &scenario{
 		world: w, claims: &simClaims{w, map[ClaimKey]simClaim{}, DefaultIdempotencyTTL},
-		behaviour: map[string]string{}, coordinators: map[string]*scenarioCoordinator{},
+		behaviour: map[string]string{}, rings: make([]scenarioRing, 1), coordinators: map[string]*scenarioCoordinator{},
 	}
 }
 
@@ -82,7 +96,11 @@ func (s *scenario) command(t *testing.T, d *datadriven.TestData) string {
 		s.replicas(t, d)
 	case "concurrently":
 		s.concurrently(t, d.Input)
-	case "put", "get", "delete":
+	case "ring":
+		s.ring(words[1:])
+	case "learn":
+		s.coordinator(words[1]).epoch = s.epoch()
+	case "put", "get", "delete", "copy":
 		done := s.operation(t, words)
 		if err := s.runUntil(func() bool { return *done }); err != nil {
 			t.Fatalf("%s: %v", d.Pos, err)
@@ -150,8 +168,64 @@ func (s *scenario) replicas(t *testing.T, d *datadriven.TestData) {
 	}
 }
 
+func (s *scenario) epoch() uint64 { return uint64(len(s.rings) - 1) }
+
+// ring takes the next step of the topology. Coordinators of which nothing was
+// heard yet know it at once.
+func (s *scenario) ring(words []string) {
+	var r scenarioRing
+	side := &r.old
+	for _, word := range words {
+		if lost, ok := strings.CutPrefix(word, "lost="); ok {
+			r.lost = lost
+		} else if word == "to" {
+			side = &r.new
+		} else {
+			*side = append(*side, word)
+		}
+	}
+	s.rings = append(s.rings, r)
+	fmt.Fprintf(&s.out, "epoch %d\n", s.epoch())
+}
+
+// place gives a subject its replicas by the ring of an epoch, in the order in
+// which they are preferred.
+func (s *scenario) place(sub *subject, epoch uint64) {
+	r := s.rings[epoch]
+	sub.epoch, sub.targets, sub.sides, sub.outdated = epoch, nil, [2]side{}, false
+	var old, next set
+	for _, n := range s.nodes {
+		isOld := (len(r.old) == 0 || slices.Contains(r.old, n.id)) && n.id != r.lost
+		isNew := slices.Contains(r.new, n.id)
+		if !isOld && !isNew {
+			continue
+		}
+		if isOld {
+			old = old.with(len(sub.targets))
+		}
+		if isNew {
+			next = next.with(len(sub.targets))
+		}
+		target := target{node: n.id}
+		if s.behaviour[n.id] == "down" {
+			target.down = fmt.Errorf("%w: connection refused", ErrReplicaUnavailable)
+		}
+		sub.targets = append(sub.targets, target)
+	}
+	if sub.rf = len(r.old); sub.rf == 0 {
+		sub.rf = len(s.nodes)
+	}
+	sub.sides[0] = newSide(old, sub.rf)
+	if r.lost != "" {
+		sub.sides[0] = sub.sides[0].survivors(len(r.old), sub.rf)
+	}
+	if len(r.new) > 0 {
+		sub.sides[1] = newSide(next, len(r.new))
+	}
+}
+
 func (s *scenario) newCoordinator(id string, incarnation uint64, offset time.Duration) *scenarioCoordinator {
-	c := &scenarioCoordinator{id: id, incarnation: incarnation, offset: offset, crashed: new(bool)}
+	c := &scenarioCoordinator{id: id, epoch: s.epoch(), incarnation: incarnation, offset: offset, crashed: new(bool)}
 	c.issuer = &issuer{
 		writer:    Writer{id, incarnation},
 		wall:      func() time.Time { return s.wall(c.offset)() },
@@ -230,15 +304,8 @@ func (s *scenario) operation(t *testing.T, words []string) *bool {
 	if err != nil {
 		t.Fatal(err)
 	}
-	sub := subject{tenant: tenantOfScenarios, key: key, level: level, rf: len(s.nodes)}
-	for _, n := range s.nodes {
-		target := target{node: n.id}
-		if s.behaviour[n.id] == "down" {
-			target.down = fmt.Errorf("%w: connection refused", ErrReplicaUnavailable)
-		}
-		sub.targets = append(sub.targets, target)
-	}
-	sub.sides[0] = newSide(firstN(len(s.nodes)), len(s.nodes))
+	sub := subject{tenant: tenantOfScenarios, key: key, level: level}
+	s.place(&sub, c.epoch)
 	started := s.now
 	deadline := started.add(parseDuration(t, options["timeout"]))
 	budget := new(hedgeBudget)
@@ -249,8 +316,15 @@ func (s *scenario) operation(t *testing.T, words []string) *bool {
 	budget.credit.Store(int64(hedges) * hedgeCost)
 	op := &simOp{world: s.world}
 	claimKey := ClaimKey{tenantOfScenarios, key, options["id"]}
-	if kind == "get" {
+	op.place = func() {
+		c.epoch = s.epoch()
+		s.place(op.subject(), c.epoch)
+	}
+	if kind == "get" || kind == "copy" {
 		op.read = &read{subject: sub, deadline: deadline, hedges: budget, hedge: parseDuration(t, options["hedge"])}
+		if kind == "copy" {
+			op.read.errand, op.read.awaitRepair = errandCopy, true
+		}
 	} else {
 		s.attempts++
 		op.write = &write{
@@ -276,7 +350,7 @@ func (s *scenario) operation(t *testing.T, words []string) *bool {
 	}
 	op.calls = func(call *Call, target int, done func(Version, error)) {
 		if !*crashed {
-			s.deliver(t, s.nodes[target], call, deadline, func(v Version, err error) {
+			s.deliver(t, s.node(op.subject().targets[target].node), call, deadline, func(v Version, err error) {
 				if !*crashed {
 					done(v, err)
 				}

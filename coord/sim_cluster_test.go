@@ -123,6 +123,7 @@ func newSim(seed uint64, operations int, direct func(*swarm, dice)) *sim {
 	s.replayHints()
 	s.operate()
 	s.keepHouse()
+	s.collect()
 	for k := firstTimedFault; k < faultKinds; k++ {
 		s.haunt(k)
 	}

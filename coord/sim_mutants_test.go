@@ -59,6 +59,9 @@ var plantedBugs = []struct {
 	{mutantJoinUnswept, "a node joins a range with what it held there before", changes},
 	{mutantSurvivorsTooFew, "fewer survivors than a fence answer for a lost node", losses},
 	{mutantReplacementVotes, "a replacement votes before it is rebuilt", losses},
+	{mutantCollectAtMajority, "a tombstone is collected that a majority holds", collections},
+	{mutantNoMessageBound, "a node takes messages of any age", collections},
+	{mutantFloorIgnored, "what was collected from around a key does not raise its next version", collections},
 	{mutantStaleFactor, "a tenant's replication factor is taken from an outdated cache", changes},
 }
 
@@ -86,6 +89,17 @@ func changes(w *swarm, d dice) {
 	w.levels = [4]float64{Quorum: 1}
 	w.tenants, w.keys, w.keyed = []int{3}, 2, 0
 	w.deaf = d.pick(0, 0.3)
+}
+
+// collections makes replicas forget what is deleted while messages, hints and
+// restarted nodes may still bring back what it had replaced.
+func collections(w *swarm, d dice) {
+	w.enableCollection(d)
+	w.keys, w.tenants, w.keyed, w.drift = 3, []int{3}, 0, 0
+	w.levels = [4]float64{Quorum: 1}
+	w.on[faultLateDuplicate], w.chance[faultLateDuplicate] = true, 0.05
+	w.on[faultLoss], w.chance[faultLoss] = true, 0.05
+	w.skew = 2 * time.Second
 }
 
 // losses makes nodes die for good, and others of their keys' replicas miss writes.

@@ -70,7 +70,7 @@ func (n *simReplica) scan(req *ScanRequest) (page ScanPage, err error) {
 		}
 		if req.DeadFor != 0 {
 			wall := time.Unix(0, n.clock.read(s.now))
-			if held.version.Live(wall) || n.elapsed()-held.since < req.DeadFor {
+			if held.version.Live(wall) || held.version.Timestamp > wall.UnixNano() || n.elapsed()-held.since < req.DeadFor {
 				continue
 			}
 		}

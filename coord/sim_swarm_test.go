@@ -163,6 +163,9 @@ func newSwarm(d dice, operations int) swarm {
 	if d.chance(0.5) {
 		w.enableChurn(d)
 	}
+	if d.chance(0.2) {
+		w.enableCollection(d)
+	}
 	if d.chance(0.05) {
 		return w
 	}

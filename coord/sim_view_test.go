@@ -161,6 +161,15 @@ func (a *simAttempt) resume() {
 	if a.isAnswered() {
 		return
 	}
+	if s.now >= a.deadline {
+		if a.reading {
+			a.read.wake(s.now, &a.fx)
+		} else {
+			a.write.wake(s.now, &a.fx)
+		}
+		a.carryOut()
+		return
+	}
 	if !c.ready(a.key) {
 		gen := a.gen
 		c.load(a.key.tenantIndex, func(err error) {

@@ -118,6 +118,7 @@ func (w *world) wall(offset time.Duration) func() time.Time {
 // simNode is a simulated replica: the rule of Admit over a map.
 type simNode struct {
 	id     string
+	epoch  uint64 // the highest it knows
 	data   map[string]Version
 	offset time.Duration // of its clock
 }
@@ -125,6 +126,10 @@ type simNode struct {
 func simKey(tenant, key string) string { return tenant + "\x00" + key }
 
 func (n *simNode) handle(c *Call, wall time.Time) (Version, error) {
+	if c.Epoch < n.epoch {
+		return Version{}, &StaleRingError{n.epoch}
+	}
+	n.epoch = c.Epoch
 	k := simKey(c.Tenant, c.Key)
 	held := n.data[k]
 	switch c.Kind {
@@ -152,6 +157,8 @@ type simOp struct {
 	calls    func(call *Call, target int, done func(held Version, err error)) // sends a call
 	claims   func(step storeStep, done func(Claim, error))                    // takes a store step
 	finished func(op *simOp)                                                  // told once, when the result is known
+	place    func()                                                           // gives the subject the replicas of the newest ring
+	round    uint32                                                           // counts the rings it was tried with
 	fx       effects
 	answered bool
 	wakeAt   instant
@@ -223,7 +230,15 @@ func (o *simOp) carryOut() {
 				call.Version = o.read.best
 			}
 		}
+		round := o.round
 		o.calls(call, int(s.target), func(held Version, err error) {
+			if !o.subject().counts(round, o.round) {
+				return
+			}
+			if newerEpoch(err) != 0 && !o.answered {
+				o.outdate()
+				return
+			}
 			if o.write != nil {
 				o.write.reply(s.phase, int(s.target), &held, 0, err, o.world.now, &o.fx)
 			} else {
@@ -232,6 +247,24 @@ func (o *simOp) carryOut() {
 			o.carryOut()
 		})
 	}
+}
+
+// ringDelay is how long a coordinator takes to get a newer ring.
+const ringDelay = 10 * time.Millisecond
+
+// outdate stops the operation until its coordinator has the newest ring.
+func (o *simOp) outdate() {
+	o.subject().outdated = true
+	o.world.after(ringDelay, func() {
+		o.round++
+		o.place()
+		if o.write != nil {
+			o.write.restart(o.world.now, &o.fx)
+		} else {
+			o.read.restart(o.world.now, &o.fx)
+		}
+		o.carryOut()
+	})
 }
 
 func describeHeld(n *simNode, tenant, key string) string {

@@ -108,8 +108,13 @@ func scanStart(req *coord.ScanRequest) []byte {
 }
 
 // deadFor tells whether a record is a tombstone, or an expired version, that
-// the node has held for so long.
+// the node has held for so long. One that is ahead of the node's wall clock is
+// not yet: the next version must be above it, and is accepted that far ahead
+// only as long as the node holds it.
 func (m moment) deadFor(r *record, wall time.Time, age time.Duration) bool {
+	if r.head.Timestamp > wall.UnixNano() {
+		return false
+	}
 	if !r.head.Tombstone && !r.head.Expired(wall.Add(-age)) {
 		return false
 	}
