@@ -97,16 +97,6 @@ func bearer(ctx context.Context) (token string, ok bool) {
 	return token, ok && strings.EqualFold(scheme, "bearer")
 }
 
-// admitStream fails where the caller's token does not allow an RPC that answers
-// one request by a stream.
-func (s *Server) admitStream(ctx context.Context, method string, request any) error {
-	c, err := s.authenticate(ctx)
-	if err != nil {
-		return err
-	}
-	return accessRules[method].allow(c, request)
-}
-
 // ofTenant is a request of one tenant.
 type ofTenant interface{ GetTenantId() string }
 

@@ -28,13 +28,16 @@ func willing() *script {
 		tenants: func(string, int) ([]coord.Tenant, error) { return []coord.Tenant{tenant}, nil },
 		tenant:  func(string) (coord.Tenant, error) { return tenant, nil },
 		create:  func(string, int) (coord.Tenant, error) { return tenant, nil },
-		setRF:   func(string, int) (before, after coord.Tenant, err error) { return tenant, tenant, nil },
+		setRF:   func(string, int) (coord.Tenant, coord.Migration, error) { return tenant, coord.Migration{}, nil },
 		setLimits: func(string, coord.LimitsChange) (coord.Tenant, error) {
 			return tenant, nil
 		},
 		drop:       func(string) error { return nil },
-		addNode:    func(coord.StorageNode) error { return nil },
-		removeNode: func(string, bool) error { return nil },
+		addNode:    func(coord.StorageNode) (coord.Migration, error) { return coord.Migration{}, nil },
+		removeNode: func(string, coord.Removal) (coord.Migration, error) { return coord.Migration{}, nil },
+		plan:       func(coord.PlanRequest) (coord.Plan, error) { return coord.Plan{}, nil },
+		cancel:     func(string) error { return nil },
+		repair:     func(context.Context, coord.RepairRequest, func(coord.RepairProgress)) error { return nil },
 		nodes:      func() ([]coord.NodeState, error) { return nil, nil },
 	}
 }
@@ -110,14 +113,14 @@ func FuzzStorageVersion(f *testing.F) {
 			return
 		}
 		var got coord.Version
-		if _, err := make(names).version(&got, m); err != nil {
+		if _, err := new(names).version(&got, m); err != nil {
 			return
 		}
 		if got.Timestamp == 0 || got.Writer.ID == "" {
 			t.Errorf("version %+v is taken", got.Head)
 		}
 		var again coord.Version
-		if _, err := make(names).version(&again, new(outbound).set(&got.Head, got.Value)); err != nil || again.Compare(&got.Head) != 0 {
+		if _, err := new(names).version(&again, new(outbound).set(&got.Head, got.Value)); err != nil || again.Compare(&got.Head) != 0 {
 			t.Errorf("%+v comes back as %+v, %v", got.Head, again.Head, err)
 		}
 	})

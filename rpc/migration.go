@@ -127,9 +127,6 @@ const repairTold = 500 * time.Millisecond
 
 // RepairReplicas compares replicas while the client listens.
 func (s *service) RepairReplicas(req *coordinatorpb.RepairReplicasRequest, stream grpc.ServerStreamingServer[coordinatorpb.RepairReplicasResponse]) error {
-	if err := s.server.admitStream(stream.Context(), "RepairReplicas", req); err != nil {
-		return statusOf(err)
-	}
 	ask := coord.RepairRequest{Tenant: req.TenantId, Span: ring.Span{First: ring.Token(req.FirstToken), Last: ring.Token(req.LastToken)}}
 	if req.TenantId != "" {
 		if err := checkTenant(req.TenantId); err != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"net"
+	"path"
 	"slices"
 	"strings"
 	"sync"
@@ -337,9 +338,12 @@ func stopGracefully(ctx context.Context, server *grpc.Server) {
 }
 
 // interceptStream ends streams of health and reflection when the server stops.
-// Those of pipelined requests end by themselves.
+// Those of the service end by themselves.
 func (s *Server) interceptStream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
 	if srv == any(s.service) {
+		if !info.IsClientStream {
+			stream = &requested{stream, s, accessRules[path.Base(info.FullMethod)]}
+		}
 		return handler(srv, stream)
 	}
 	ctx, cancel := context.WithCancel(stream.Context())

@@ -34,7 +34,7 @@ func listMigrations(ctx context.Context, in *invocation) error {
 }
 
 func migrationRows(migrations []*pb.GetMigrationStatusResponse) [][]string {
-	rows := [][]string{{"MIGRATION", "TYPE", "OF", "STATUS", "KEYS", "OF", "DONE", "STARTED", "ENDS", "NOTE"}}
+	rows := [][]string{{"MIGRATION", "TYPE", "SUBJECT", "STATUS", "KEYS", "OF", "DONE", "STARTED", "ENDS", "NOTE"}}
 	for _, m := range migrations {
 		p := m.GetProgress()
 		rows = append(rows, []string{

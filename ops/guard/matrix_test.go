@@ -120,8 +120,8 @@ func (e *engine) SetReplicationFactor(context.Context, string, int) (coord.Tenan
 func (e *engine) SetTenantLimits(context.Context, string, coord.LimitsChange) (coord.Tenant, error) {
 	return coord.Tenant{}, e.note()
 }
-func (e *engine) KnownLimits(string) (coord.TenantLimits, bool)    { return coord.TenantLimits{}, false }
-func (e *engine) DeleteTenant(context.Context, string) error       { return e.note() }
+func (e *engine) KnownLimits(string) (coord.TenantLimits, bool) { return coord.TenantLimits{}, false }
+func (e *engine) DeleteTenant(context.Context, string) error    { return e.note() }
 func (e *engine) AddNode(context.Context, coord.StorageNode) (coord.Migration, error) {
 	return coord.Migration{}, e.note()
 }

@@ -46,6 +46,14 @@ consistency {
   repair_async  = false
 }
 
+maintenance {
+  bytes_per_second = 1048576
+  cleanup_delay    = "2s"
+  repair_interval  = "1h"
+  hint_lifetime    = "1h"
+  tombstone_grace  = "72h"
+}
+
 cache {
   tenant_config_ttl = "10s"
   max_size          = 5
