@@ -10,7 +10,7 @@ BUF         = github.com/bufbuild/buf/cmd/buf@v1.75.0
 
 FUZZTIME ?= 30s
 
-.PHONY: build dev test race lint vuln golden proto fuzz sim mutants bench clean
+.PHONY: build dev test race lint vuln golden proto fuzz sim mutants overload hostile bench clean
 
 build: ## one static binary, ./coordinator
 	$(GO) build -buildvcs=true -trimpath -o coordinator .
@@ -52,6 +52,13 @@ sim: ## the simulator, resumable: SEED=n replays one seed, RUNS=n (in 500s) sets
 
 mutants: ## that the simulator finds planted bugs
 	$(GO) test -tags mutant -v -run 'TestMutants|TestHistoriesFindBugs' ./coord
+
+overload: ## what ten times too much load and a noisy tenant do; needs a machine that does nothing else
+	$(GO) test -tags overload -run TestOverloadAndFairness -v -timeout 0 ./ops/guard
+
+hostile: ## clients that mean harm, at full size
+	ulimit -n 65536; $(GO) test -run 'TestIdleConnections|TestRapidResets|TestHugeHeaders|TestAnswersThatNobodyReads' -v ./rpc \
+		-hostile.connections=10000 -hostile.resets=500000 -hostile.streams=1000
 
 bench: ## the whole comparison, with ratios to a bare gRPC echo; BENCH="-h" tells its flags
 	$(GO) run ./ops/bench $(BENCH)

@@ -37,6 +37,7 @@ import (
 	"github.com/pairdb/coordinator/ops/logging"
 	"github.com/pairdb/coordinator/ops/metrics"
 	"github.com/pairdb/coordinator/rpc"
+	"github.com/pairdb/coordinator/rpc/limit"
 )
 
 // Exit codes of a process that serves; those of client commands are cli's.
@@ -290,6 +291,7 @@ func serve(ctx context.Context, cfg *config.Config, dev bool, log hclog.Logger, 
 	}
 	measured.Counter("coordinator_connections_refused_total", "Client connections closed for being beyond max_connections.",
 		func() uint64 { return uint64(server.RefusedConnections()) })
+	measureLimits(measured, server.Limiter())
 	go func() { failed <- server.Serve(grpcListener) }()
 	log.Info("serving", "node_id", stores.Identity.Writer.ID, "grpc", grpcListener.Addr().String(), "ops", opsListener.Addr().String(), "version", build.Version())
 	if dev {
@@ -368,6 +370,16 @@ func events(measured *metrics.Set, log hclog.Logger) coord.Events {
 	}
 	e.Background = func(what string, err error) { log.Warn("background work failed", "what", what, "error", err) }
 	return e
+}
+
+// measureLimits puts what is admitted and refused on the metrics page.
+func measureLimits(page *metrics.Set, l *limit.Limiter) {
+	page.Counter("coordinator_rate_limited_total", "Operations refused because their tenant is at its limits.", func() uint64 { rate, _ := l.Refused(); return rate })
+	page.Counter("coordinator_shed_total", "Operations refused because the coordinator has too much under way.", func() uint64 { _, load := l.Refused(); return load })
+	page.Gauge("coordinator_operations_in_flight", "Operations under way.", func() float64 { return float64(l.InFlight()) })
+	page.Gauge("coordinator_operations_allowed", "Operations that may be under way now; less than limits.max_in_flight while they take too long.", func() float64 { return float64(l.Allowed()) })
+	page.Gauge("coordinator_values_held_bytes", "Bytes of values that came in or wait to be sent.", func() float64 { return float64(l.Bytes()) })
+	page.Gauge("coordinator_limited_tenants", "Tenants whose operations are counted apart.", func() float64 { return float64(l.Tenants()) })
 }
 
 // audited writes down what an administrator did, in a file of its own or the log.

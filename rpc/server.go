@@ -44,8 +44,7 @@ const (
 // started: reused ones have grown their stacks already.
 const streamWorkers = 64
 
-// Beyond manyConnections most are taken to be idle: they get small buffers, and
-// share those that are written from.
+// Beyond manyConnections most are taken to be idle: they get small buffers.
 const (
 	manyConnections = 2000
 	manyReadBuffer  = 4 << 10
@@ -218,7 +217,7 @@ func NewServer(opts Options) (*Server, error) {
 		}),
 	)
 	if opts.MaxConnections > manyConnections {
-		settings = append(settings, grpc.SharedWriteBuffer(true), grpc.ReadBufferSize(manyReadBuffer))
+		settings = append(settings, grpc.ReadBufferSize(manyReadBuffer))
 	}
 	s.grpc = grpc.NewServer(settings...)
 	if err := errors.Join(s.register(coordinatorpb.CoordinatorService_ServiceDesc),

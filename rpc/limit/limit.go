@@ -54,8 +54,12 @@ type Options struct {
 	MaxTenants int
 }
 
-// refresh is how often a tenant's limits are looked up again.
-const refresh = 250 * time.Millisecond
+// refresh is how often a tenant's limits are looked up again, and refreshSoon
+// where they were not at hand.
+const (
+	refresh     = 250 * time.Millisecond
+	refreshSoon = 10 * time.Millisecond
+)
 
 // Limiter admits operations. It is safe for concurrent use.
 type Limiter struct {
@@ -109,7 +113,8 @@ type Tenant struct {
 	used     atomic.Int64 // when, in nanoseconds since the limiter's origin
 
 	mu         sync.Mutex // guards the rest
-	limits     coord.TenantLimits
+	own        coord.TenantLimits
+	limits     coord.TenantLimits // in force
 	lookedUp   int64
 	operations bucket
 	bytes      bucket
@@ -259,14 +264,18 @@ func (l *Limiter) rate(t *Tenant, id string, bytes, now int64) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if now-t.lookedUp > int64(refresh) {
-		own, _ := l.opts.Of(id)
-		if t == l.others {
-			own = coord.TenantLimits{}
+		// A tenant that is not at hand will be, once its operation is under way:
+		// until then it keeps what it had.
+		wait := refresh
+		if own, known := l.opts.Of(id); known && t != l.others {
+			t.own = own
+		} else {
+			wait = refreshSoon
 		}
-		t.limits, t.lookedUp = l.InForce(own), now
+		t.limits, t.lookedUp = l.InForce(t.own), now-int64(refresh-wait)
 		t.rated.Store(t.limits.BytesPerSecond != coord.NoLimit)
 		if t.limits == (coord.TenantLimits{OperationsPerSecond: coord.NoLimit, BytesPerSecond: coord.NoLimit, Concurrency: coord.NoLimit}) {
-			t.free.Store(now + int64(refresh))
+			t.free.Store(now + int64(wait))
 		}
 	}
 	lim := &t.limits

@@ -4,8 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/pairdb/coordinator/coord"
@@ -121,33 +121,37 @@ func TestTenantLimits(t *testing.T) {
 	}
 }
 
-// New limits are in force soon.
+// New limits are in force soon, and stay while the tenant is not at hand.
 func TestLimitsChange(t *testing.T) {
-	var limits atomic.Pointer[coord.TenantLimits]
-	limits.Store(&coord.TenantLimits{})
-	l := New(Options{Of: func(string) (coord.TenantLimits, bool) { return *limits.Load(), true }})
-	one := func() error {
-		p, err := l.Enter("a", 0)
-		l.Leave(p, 0)
-		return err
-	}
-	for range 50 {
-		if err := one(); err != nil {
-			t.Fatal(err)
+	synctest.Test(t, func(t *testing.T) {
+		limits, known := coord.TenantLimits{}, true
+		l := New(Options{Of: func(string) (coord.TenantLimits, bool) { return limits, known }})
+		burst := func() (admitted int) {
+			for range 50 {
+				if p, err := l.Enter("a", 0); err == nil {
+					admitted++
+					l.Leave(p, 0)
+				}
+			}
+			return admitted
 		}
-	}
-	limits.Store(&coord.TenantLimits{OperationsPerSecond: 1})
-	for end := time.Now().Add(10 * time.Second); one() == nil; time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatal("a new limit is not in force")
+		want := func(what string, n int) {
+			t.Helper()
+			if got := burst(); got != n {
+				t.Errorf("%s: %d of 50 operations are admitted, want %d", what, got, n)
+			}
 		}
-	}
-	limits.Store(&coord.TenantLimits{OperationsPerSecond: coord.NoLimit})
-	for end := time.Now().Add(10 * time.Second); one() != nil; time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatal("a limit that was lifted is still in force")
-		}
-	}
+		want("without limits", 50)
+		limits.OperationsPerSecond = 2
+		time.Sleep(2 * time.Second)
+		want("with a limit", 2)
+		known = false
+		time.Sleep(2 * time.Second)
+		want("while the tenant is not at hand", 2)
+		known, limits.OperationsPerSecond = true, coord.NoLimit
+		time.Sleep(refresh + time.Millisecond)
+		want("when the limit was lifted", 50)
+	})
 }
 
 // One tenant cannot use all that may be under way: another always finds room.

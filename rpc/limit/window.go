@@ -75,10 +75,13 @@ func (w *window) turn(now int64) {
 	if w.base == 0 || fastest < w.base || now-w.baseAt > int64(baseAge) && fastest < int64(target) {
 		w.base, w.baseAt = fastest, now
 	}
+	most := max(int64(target), slack*w.base)
 	switch {
-	case fastest > max(int64(target), slack*w.base):
-		// From what there is, not from what there might be.
-		allowed = max(min(allowed, peak)*7/8, fewest)
+	case fastest > most:
+		// From what there is, not from what there might be: as much less as the
+		// queue is too long, but at least an eighth and at most half.
+		now := min(allowed, peak)
+		allowed = max(min(max(now*most/fastest, now/2), now*7/8), fewest)
 	case peak >= allowed*3/4:
 		allowed += max(allowed/16, 4)
 	case allowed < w.most:
