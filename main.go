@@ -261,6 +261,7 @@ func serve(ctx context.Context, cfg *config.Config, dev bool, log hclog.Logger, 
 	if err := register(ctx, engine, nodes, cfg, dev, log); err != nil {
 		return err
 	}
+	engine.AwaitNodes(ctx)
 	alive.RingLoaded()
 
 	requests := logging.NewRequests(log)

@@ -14,8 +14,9 @@ import (
 // migrations carries out the changes of topology that wait, one at a time. Only
 // the leader works at them, but nothing breaks where two do.
 type migrations struct {
-	c    *Coordinator
-	wake chan struct{} // capacity 1
+	c      *Coordinator
+	wake   chan struct{} // capacity 1
+	looked time.Time     // at the store; of the goroutine that leads
 
 	keys  atomic.Int64 // copied
 	bytes atomic.Int64
@@ -26,6 +27,7 @@ type migrations struct {
 
 const (
 	migrationLook     = 500 * time.Millisecond
+	migrationPoll     = 2 * time.Second // of the store, whatever it tells by itself
 	migrationRetryMax = 5 * time.Second
 	migrationTimeout  = 5 * time.Second // of one call on a store or node
 	copyPage          = 512             // keys
@@ -94,9 +96,10 @@ func (m *migrations) lead(ctx context.Context) {
 // step does the next thing that is to be done, and tells whether there may be more.
 func (m *migrations) step(ctx context.Context) (more bool, err error) {
 	c := m.c
-	if v := c.view.Load(); v.change == nil && v.topology.Next() == nil && !v.topology.anyUnswept() {
-		return false, nil // what others change is told to this coordinator
+	if v := c.view.Load(); v.change == nil && v.topology.Next() == nil && !v.topology.anyUnswept() && time.Since(m.looked) < migrationPoll {
+		return false, nil // most stores tell this coordinator what others change
 	}
+	m.looked = time.Now()
 	bounded, cancel := context.WithTimeout(ctx, migrationTimeout)
 	err = c.Refresh(bounded)
 	cancel()

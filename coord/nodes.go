@@ -217,6 +217,33 @@ func (c *Coordinator) Nodes(ctx context.Context) ([]NodeState, error) {
 	return states, nil
 }
 
+// AwaitNodes waits until each node has been connected to, or that has failed
+// once: requests that came before would fail although nodes are there. It
+// waits no longer than ctx, nor for a node that does not answer at all.
+func (c *Coordinator) AwaitNodes(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, awaitNodes)
+	defer cancel()
+	tick := time.NewTicker(awaitNodes / 200)
+	defer tick.Stop()
+	peers := c.view.Load().peers
+	began := make(map[string]error, len(peers))
+	for id, p := range peers {
+		began[id] = p.replica.Unavailable()
+	}
+	for id, p := range peers {
+		for now := began[id]; now != nil && now == began[id]; now = p.replica.Unavailable() {
+			select {
+			case <-tick.C:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}
+}
+
+// awaitNodes bounds AwaitNodes.
+const awaitNodes = time.Second
+
 // Status tells what this coordinator knows without asking anyone.
 func (c *Coordinator) Status(context.Context) Status {
 	v := c.view.Load()

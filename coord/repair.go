@@ -73,6 +73,7 @@ func (r *repairs) lead(ctx context.Context) {
 		switch {
 		case ctx.Err() != nil:
 			return
+		case errors.Is(err, ErrMigrationConflict): // what is compared has changed; the next round sees it
 		case err != nil:
 			c.report("compare replicas", err)
 		default:

@@ -136,7 +136,7 @@ func TestTopologyUnderLoad(t *testing.T) {
 		m := awaitMigration(t, client(), migration, "completed")
 		took := time.Since(began)
 		f.now("between")
-		moved := sent() - counts
+		moved := sent() - counts // replicas; Inf where the count was lost with a coordinator
 		theory := moving(members(t, ids), rf, members(t, nextIDs), nextRF, keys)
 		before, _ := f.percentile("before", 99)
 		during, n := f.percentile(what, 99)
@@ -146,7 +146,7 @@ func TestTopologyUnderLoad(t *testing.T) {
 		if m.GetProgress().GetPercentage() != 100 {
 			t.Errorf("%s: %v", what, m)
 		}
-		if counts >= 0 && moved > 1.1*theory+float64(keys)/100 {
+		if moved > 1.1*theory+float64(keys)/100 {
 			t.Errorf("%s: %.0f replicas were sent, in theory %.0f", what, moved, theory)
 		}
 		// The floor absorbs what a shared machine does to a p99 of a few milliseconds.
@@ -199,7 +199,7 @@ func TestTopologyUnderLoad(t *testing.T) {
 		return nil
 	})
 	t.Logf("another coordinator leads %v after the leader was killed", time.Since(killed).Round(time.Millisecond))
-	change("add storage-5", migration, append(slices.Clone(ids), "storage-5"), 3, math.Inf(-1))
+	change("add storage-5", migration, append(slices.Clone(ids), "storage-5"), 3, math.Inf(1))
 	p.restart[leader]()
 	f.back(leader, p.coordinators[leader])
 
