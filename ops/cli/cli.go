@@ -64,7 +64,7 @@ type invocation struct {
 func commands() []command {
 	return slices.Concat(keyCommands(), tenantCommands(), nodeCommands(), migrationCommands(), []command{
 		{name: "status", summary: "Show the coordinator and its storage nodes", run: showStatus},
-		loadCommand(), dumpCommand(), benchCommand(),
+		loadCommand(), dumpCommand(), benchCommand(), healthCommand(),
 		{name: "version", summary: "Print the version, commit and Go version", run: printVersion, local: true},
 	})
 }
