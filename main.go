@@ -193,6 +193,7 @@ func serve(ctx context.Context, cfg *config.Config, dev bool, log hclog.Logger, 
 		return err
 	}
 	measure(measured, stores)
+	measureHealth(&measured.Page, "coordinator", alive)
 	nodes, err := openEmbedded(cfg, !dev, log)
 	if err != nil {
 		return err
@@ -224,6 +225,7 @@ func serve(ctx context.Context, cfg *config.Config, dev bool, log hclog.Logger, 
 		return engine.Close(ctx)
 	})
 	measured.ReportStatus(func() coord.Status { return engine.Status(context.Background()) })
+	measured.Engine(engine.Counters)
 	if err := register(ctx, engine, nodes, cfg, dev, log); err != nil {
 		return err
 	}
@@ -240,6 +242,9 @@ func serve(ctx context.Context, cfg *config.Config, dev bool, log hclog.Logger, 
 		MaxConnections: cfg.Server.MaxConnections,
 		Observe: func(c rpc.Call) {
 			measured.Request(c.Method, c.Code, c.Took)
+			if c.Operation != "admin" {
+				measured.TenantRequest(c.Tenant, c.Operation != "read", c.Code, c.Took)
+			}
 			requests.Log(logging.Request{
 				Tenant: c.Tenant, Key: c.Key, Operation: c.Operation, Code: c.Code.String(),
 				Fault: isFault(c.Code), Took: c.Took, Err: c.Err, ID: c.RequestID,
@@ -251,6 +256,7 @@ func serve(ctx context.Context, cfg *config.Config, dev bool, log hclog.Logger, 
 	}
 	measured.Counter("coordinator_connections_refused_total", "Client connections closed for being beyond max_connections.",
 		func() uint64 { return uint64(server.RefusedConnections()) })
+	measured.Gauge("coordinator_connections", "Client connections that are open.", func() float64 { return float64(server.Connections()) })
 	go func() { failed <- server.Serve(grpcListener) }()
 	log.Info("serving", "node_id", stores.Identity.Writer.ID, "grpc", grpcListener.Addr().String(), "ops", opsListener.Addr().String(), "version", build.Version())
 	if dev {
@@ -392,6 +398,17 @@ func measure(page *metrics.Set, s *backends.Stores) {
 		page.Gauge("coordinator_idempotency_pool_connections", "Connections to Redis.", func() float64 { return float64(claims.Stats().Connections) })
 		page.Gauge("coordinator_idempotency_pool_idle", "Connections to Redis that are unused.", func() float64 { return float64(claims.Stats().IdleConnections) })
 	}
+}
+
+// measureHealth puts readiness and dependencies on the metrics page.
+func measureHealth(page *metrics.Page, what string, alive *health.Health) {
+	page.Health(what, func() bool { ready, _ := alive.Ready(); return ready }, func() []metrics.Dependency {
+		var all []metrics.Dependency
+		for _, d := range alive.Dependencies() {
+			all = append(all, metrics.Dependency{Name: d.Name, Up: d.State == "up", Seconds: d.LatencyMillis / 1000})
+		}
+		return all
+	})
 }
 
 // clientTLS reads the files of a TLS block; nil for none.
@@ -569,7 +586,8 @@ func serveStorage(ctx context.Context, opts flags.StorageNode, log hclog.Logger,
 	}
 	defer closing("storage node", node.Close)
 	alive.Check("disk", func(context.Context) error { return node.Unavailable() })
-	describeOn(page, node)
+	page.Storage(func() metrics.Store { return metrics.Store(node.Stats()) })
+	measureHealth(page, "storage", alive)
 	server, err := rpc.NewStorageServer(rpc.StorageServerOptions{Replica: node})
 	if err != nil {
 		return err
@@ -612,21 +630,6 @@ func serveStorage(ctx context.Context, opts flags.StorageNode, log hclog.Logger,
 
 // storageGrace is how long a storage node lets calls under way end.
 const storageGrace = 10 * time.Second
-
-// describeOn puts what the node says of itself on a metrics page.
-func describeOn(page *metrics.Page, node *badger.Node) {
-	describe := func() coord.NodeDescription {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-		defer cancel()
-		who, err := node.Describe(ctx)
-		if err != nil {
-			return coord.NodeDescription{} // it is closing
-		}
-		return who
-	}
-	page.Gauge("storage_keys", "Keys held, deleted ones included.", func() float64 { return float64(describe().Keys) })
-	page.Gauge("storage_disk_used_ratio", "Used part of the file system, 0 to 1.", func() float64 { return describe().DiskUsedFraction })
-}
 
 // reachable is the address by which others reach a listener: where it listens
 // on every interface, the machine's name stands for the host.

@@ -82,9 +82,9 @@ func TestStorageNodesStartWithFlagsThatExist(t *testing.T) {
 
 func TestCoordinatorsStartWithFlagsThatExist(t *testing.T) {
 	for where, pattern := range map[string]string{
-		"k8s/coordinator.yaml":                `args: \["(-config)", "(\S+)"\]`,
+		"k8s/coordinator.yaml":               `args: \["(-config)", "(\S+)"\]`,
 		"systemd/pairdb-coordinator.service": `(?m)^ExecStart=\S+/coordinator (-config) (\S+)$`,
-		"Dockerfile":                          `(?m)^CMD \["(-config)", "(\S+)"\]$`,
+		"Dockerfile":                         `(?m)^CMD \["(-config)", "(\S+)"\]$`,
 	} {
 		m := regexp.MustCompile(pattern).FindStringSubmatch(read(t, where))
 		if m == nil {

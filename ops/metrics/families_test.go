@@ -1,0 +1,50 @@
+package metrics
+
+import (
+	"testing"
+
+	"github.com/pairdb/coordinator/coord"
+)
+
+func TestStorageNodeOnThePage(t *testing.T) {
+	var p Page
+	reads := 0
+	p.Storage(func() Store {
+		reads++
+		return Store{Keys: 7, DiskUsedFraction: 0.5, DiskFreeBytes: 1000, DiskFull: true, QueuedReads: 1, QueuedApplies: 2,
+			QueuedBytes: 3, Tables: []int{4, 5}, TreeBytes: 6, StaleBytes: 8, LogBytes: 9, CompactionScore: 1.5, ValueFiles: 10,
+			BlockCacheHits: 11, BlockCacheMisses: 12, HeadCacheKeys: 13, HeadCacheBytes: 14}
+	})
+	expect(t, scrape(t, &p), map[string]float64{
+		"storage_keys": 7, "storage_disk_used_ratio": 0.5, "storage_disk_free_bytes": 1000, "storage_disk_full": 1,
+		`storage_queued_calls{kind="read"}`: 1, `storage_queued_calls{kind="apply"}`: 2, "storage_queued_bytes": 3,
+		`storage_tables{level="0"}`: 4, `storage_tables{level="1"}`: 5, "storage_tree_bytes": 6, "storage_stale_bytes": 8,
+		"storage_log_bytes": 9, "storage_compaction_score": 1.5, "storage_large_values_written_total": 10,
+		"storage_block_cache_hits_total": 11, "storage_block_cache_misses_total": 12,
+		"storage_head_cache_keys": 13, "storage_head_cache_bytes": 14,
+	})
+	if reads != 1 {
+		t.Errorf("the node was read %d times for one page", reads)
+	}
+}
+
+func TestHealthAndEngineOnThePage(t *testing.T) {
+	var p Page
+	p.Health("coordinator", func() bool { return true }, func() []Dependency {
+		return []Dependency{{Name: "metadata", Up: true, Seconds: 0.25}, {Name: "idempotency"}}
+	})
+	p.Engine(func() coord.Counters {
+		return coord.Counters{HintsReplayed: 1, HintsGivenUp: 2, HintsInMemory: 3, CachedTenants: 4, EvictedTenants: 5}
+	})
+	expect(t, scrape(t, &p), map[string]float64{
+		"coordinator_ready": 1,
+		`coordinator_dependency_up{dependency="metadata"}`:              1,
+		`coordinator_dependency_up{dependency="idempotency"}`:           0,
+		`coordinator_dependency_latency_seconds{dependency="metadata"}`: 0.25,
+		"coordinator_hints_replayed_total":                              1,
+		"coordinator_hints_given_up_total":                              2,
+		"coordinator_hints_memory_bytes":                                3,
+		`coordinator_cache_entries{cache="tenant"}`:                     4,
+		`coordinator_cache_evictions_total{cache="tenant"}`:             5,
+	})
+}
