@@ -378,11 +378,7 @@ func chosen(cfg *config.Config, log hclog.Logger) (backends.Options, error) {
 // measure puts how the stores' connections are used on the metrics page.
 func measure(page *metrics.Set, s *backends.Stores) {
 	pool := func(name string, stats func() postgres.PoolStats) {
-		page.Gauge("coordinator_"+name+"_pool_acquired", "Connections in use.", func() float64 { return float64(stats().Acquired) })
-		page.Gauge("coordinator_"+name+"_pool_idle", "Connections that are open and unused.", func() float64 { return float64(stats().Idle) })
-		page.Gauge("coordinator_"+name+"_pool_max", "Most connections that there may be.", func() float64 { return float64(stats().Max) })
-		page.Counter("coordinator_"+name+"_pool_waits_total", "Calls that found no idle connection.", func() uint64 { return uint64(stats().Waits) })
-		page.Gauge("coordinator_"+name+"_pool_waited_seconds", "Time that calls have waited for a connection, since the start.", func() float64 { return stats().Waited.Seconds() })
+		page.Pool(name, func() metrics.Pool { return metrics.Pool(stats()) })
 	}
 	if store, ok := s.Metadata.(*postgres.Store); ok {
 		pool("metadata", store.PoolStats)

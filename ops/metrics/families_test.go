@@ -2,6 +2,7 @@ package metrics
 
 import (
 	"testing"
+	"time"
 
 	"github.com/pairdb/coordinator/coord"
 )
@@ -46,5 +47,20 @@ func TestHealthAndEngineOnThePage(t *testing.T) {
 		"coordinator_hints_memory_bytes":                                3,
 		`coordinator_cache_entries{cache="tenant"}`:                     4,
 		`coordinator_cache_evictions_total{cache="tenant"}`:             5,
+	})
+}
+
+func TestPoolsAndMigrationsOnThePage(t *testing.T) {
+	var p Page
+	p.Pool("metadata", func() Pool {
+		return Pool{Acquired: 1, Idle: 2, Total: 3, Max: 4, Waits: 5, Waited: 6 * time.Second, Cancelled: 7}
+	})
+	p.Migrations(func() []Migration { return []Migration{{ID: "m1", Type: "node_addition", Moved: 3, Keys: 10}} })
+	expect(t, scrape(t, &p), map[string]float64{
+		"coordinator_metadata_pool_acquired": 1, "coordinator_metadata_pool_idle": 2, "coordinator_metadata_pool_max": 4,
+		"coordinator_metadata_pool_waits_total": 5, "coordinator_metadata_pool_waited_seconds": 6, "coordinator_metadata_pool_cancelled_total": 7,
+		`coordinator_migration_keys_moved{migration="m1",type="node_addition"}`: 3,
+		`coordinator_migration_keys{migration="m1",type="node_addition"}`:       10,
+		"coordinator_migrations_running":                                        1,
 	})
 }
