@@ -38,6 +38,7 @@ type script struct {
 	removeNode func(id string, force bool) error
 	nodes      func() ([]coord.NodeState, error)
 	status     coord.Status
+	explain    func(tenant, key string, level coord.Level) (coord.Explanation, error)
 }
 
 func (s *script) Write(ctx context.Context, r coord.WriteRequest) (coord.WriteResult, error) {
@@ -45,6 +46,9 @@ func (s *script) Write(ctx context.Context, r coord.WriteRequest) (coord.WriteRe
 }
 func (s *script) Read(ctx context.Context, r coord.ReadRequest) (coord.ReadResult, error) {
 	return s.read(ctx, r)
+}
+func (s *script) Explain(_ context.Context, tenant, key string, level coord.Level) (coord.Explanation, error) {
+	return s.explain(tenant, key, level)
 }
 func (s *script) StartWrite(r coord.WriteRequest, w coord.Waiter) {
 	go func() {

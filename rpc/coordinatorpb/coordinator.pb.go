@@ -3255,6 +3255,350 @@ func (x *NodeStatus) GetOwedRanges() int32 {
 	return 0
 }
 
+type ExplainRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	TenantId      string                 `protobuf:"bytes,1,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
+	Key           string                 `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
+	Consistency   string                 `protobuf:"bytes,3,opt,name=consistency,proto3" json:"consistency,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainRequest) Reset() {
+	*x = ExplainRequest{}
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[49]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainRequest) ProtoMessage() {}
+
+func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[49]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainRequest.ProtoReflect.Descriptor instead.
+func (*ExplainRequest) Descriptor() ([]byte, []int) {
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{49}
+}
+
+func (x *ExplainRequest) GetTenantId() string {
+	if x != nil {
+		return x.TenantId
+	}
+	return ""
+}
+
+func (x *ExplainRequest) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *ExplainRequest) GetConsistency() string {
+	if x != nil {
+		return x.Consistency
+	}
+	return ""
+}
+
+type ExplainResponse struct {
+	state             protoimpl.MessageState `protogen:"open.v1"`
+	TenantId          string                 `protobuf:"bytes,1,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
+	Key               string                 `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
+	Epoch             uint64                 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`  // of the ring that was used
+	Token             uint64                 `protobuf:"fixed64,4,opt,name=token,proto3" json:"token,omitempty"` // the key's place on the ring
+	ReplicationFactor int32                  `protobuf:"varint,5,opt,name=replication_factor,json=replicationFactor,proto3" json:"replication_factor,omitempty"`
+	Consistency       string                 `protobuf:"bytes,6,opt,name=consistency,proto3" json:"consistency,omitempty"` // as asked, or the default
+	Replicas          []*ExplainedReplica    `protobuf:"bytes,7,rep,name=replicas,proto3" json:"replicas,omitempty"`       // in the order in which they would be asked
+	Levels            []*ExplainedLevel      `protobuf:"bytes,8,rep,name=levels,proto3" json:"levels,omitempty"`
+	HedgeAfterUs      int64                  `protobuf:"varint,9,opt,name=hedge_after_us,json=hedgeAfterUs,proto3" json:"hedge_after_us,omitempty"` // how long a read would wait before it asks one more replica
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *ExplainResponse) Reset() {
+	*x = ExplainResponse{}
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainResponse) ProtoMessage() {}
+
+func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainResponse.ProtoReflect.Descriptor instead.
+func (*ExplainResponse) Descriptor() ([]byte, []int) {
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{50}
+}
+
+func (x *ExplainResponse) GetTenantId() string {
+	if x != nil {
+		return x.TenantId
+	}
+	return ""
+}
+
+func (x *ExplainResponse) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *ExplainResponse) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *ExplainResponse) GetToken() uint64 {
+	if x != nil {
+		return x.Token
+	}
+	return 0
+}
+
+func (x *ExplainResponse) GetReplicationFactor() int32 {
+	if x != nil {
+		return x.ReplicationFactor
+	}
+	return 0
+}
+
+func (x *ExplainResponse) GetConsistency() string {
+	if x != nil {
+		return x.Consistency
+	}
+	return ""
+}
+
+func (x *ExplainResponse) GetReplicas() []*ExplainedReplica {
+	if x != nil {
+		return x.Replicas
+	}
+	return nil
+}
+
+func (x *ExplainResponse) GetLevels() []*ExplainedLevel {
+	if x != nil {
+		return x.Levels
+	}
+	return nil
+}
+
+func (x *ExplainResponse) GetHedgeAfterUs() int64 {
+	if x != nil {
+		return x.HedgeAfterUs
+	}
+	return 0
+}
+
+type ExplainedReplica struct {
+	state             protoimpl.MessageState `protogen:"open.v1"`
+	NodeId            string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	Address           string                 `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
+	Place             int32                  `protobuf:"varint,3,opt,name=place,proto3" json:"place,omitempty"`                                                 // in the order of the ring, from 1
+	Standing          string                 `protobuf:"bytes,4,opt,name=standing,proto3" json:"standing,omitempty"`                                            // preferred, slow, behind, silent or down: why it is asked sooner or later
+	UnavailableReason string                 `protobuf:"bytes,5,opt,name=unavailable_reason,json=unavailableReason,proto3" json:"unavailable_reason,omitempty"` // why it is down
+	LatencyUs         int64                  `protobuf:"varint,6,opt,name=latency_us,json=latencyUs,proto3" json:"latency_us,omitempty"`                        // recent mean of its answers, 0 where there was none
+	P95Us             int64                  `protobuf:"varint,7,opt,name=p95_us,json=p95Us,proto3" json:"p95_us,omitempty"`                                    // likewise
+	Outstanding       int32                  `protobuf:"varint,8,opt,name=outstanding,proto3" json:"outstanding,omitempty"`                                     // calls that it has not answered
+	Hints             int64                  `protobuf:"varint,9,opt,name=hints,proto3" json:"hints,omitempty"`                                                 // versions that it missed and that wait to be replayed to it
+	OwedRanges        int32                  `protobuf:"varint,10,opt,name=owed_ranges,json=owedRanges,proto3" json:"owed_ranges,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *ExplainedReplica) Reset() {
+	*x = ExplainedReplica{}
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainedReplica) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainedReplica) ProtoMessage() {}
+
+func (x *ExplainedReplica) ProtoReflect() protoreflect.Message {
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainedReplica.ProtoReflect.Descriptor instead.
+func (*ExplainedReplica) Descriptor() ([]byte, []int) {
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{51}
+}
+
+func (x *ExplainedReplica) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *ExplainedReplica) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *ExplainedReplica) GetPlace() int32 {
+	if x != nil {
+		return x.Place
+	}
+	return 0
+}
+
+func (x *ExplainedReplica) GetStanding() string {
+	if x != nil {
+		return x.Standing
+	}
+	return ""
+}
+
+func (x *ExplainedReplica) GetUnavailableReason() string {
+	if x != nil {
+		return x.UnavailableReason
+	}
+	return ""
+}
+
+func (x *ExplainedReplica) GetLatencyUs() int64 {
+	if x != nil {
+		return x.LatencyUs
+	}
+	return 0
+}
+
+func (x *ExplainedReplica) GetP95Us() int64 {
+	if x != nil {
+		return x.P95Us
+	}
+	return 0
+}
+
+func (x *ExplainedReplica) GetOutstanding() int32 {
+	if x != nil {
+		return x.Outstanding
+	}
+	return 0
+}
+
+func (x *ExplainedReplica) GetHints() int64 {
+	if x != nil {
+		return x.Hints
+	}
+	return 0
+}
+
+func (x *ExplainedReplica) GetOwedRanges() int32 {
+	if x != nil {
+		return x.OwedRanges
+	}
+	return 0
+}
+
+type ExplainedLevel struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Consistency   string                 `protobuf:"bytes,1,opt,name=consistency,proto3" json:"consistency,omitempty"`
+	Need          int32                  `protobuf:"varint,2,opt,name=need,proto3" json:"need,omitempty"` // replicas that must answer
+	Met           bool                   `protobuf:"varint,3,opt,name=met,proto3" json:"met,omitempty"`   // as many can be asked now
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainedLevel) Reset() {
+	*x = ExplainedLevel{}
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[52]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainedLevel) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainedLevel) ProtoMessage() {}
+
+func (x *ExplainedLevel) ProtoReflect() protoreflect.Message {
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[52]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainedLevel.ProtoReflect.Descriptor instead.
+func (*ExplainedLevel) Descriptor() ([]byte, []int) {
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{52}
+}
+
+func (x *ExplainedLevel) GetConsistency() string {
+	if x != nil {
+		return x.Consistency
+	}
+	return ""
+}
+
+func (x *ExplainedLevel) GetNeed() int32 {
+	if x != nil {
+		return x.Need
+	}
+	return 0
+}
+
+func (x *ExplainedLevel) GetMet() bool {
+	if x != nil {
+		return x.Met
+	}
+	return false
+}
+
 var File_coordinatorpb_coordinator_proto protoreflect.FileDescriptor
 
 const file_coordinatorpb_coordinator_proto_rawDesc = "" +
@@ -3513,7 +3857,39 @@ const file_coordinatorpb_coordinator_proto_rawDesc = "" +
 	"hint_bytes\x18\x06 \x01(\x03R\thintBytes\x12$\n" +
 	"\x0eoldest_hint_at\x18\a \x01(\x03R\foldestHintAt\x12\x1f\n" +
 	"\vowed_ranges\x18\b \x01(\x05R\n" +
-	"owedRanges2\x94\x10\n" +
+	"owedRanges\"a\n" +
+	"\x0eExplainRequest\x12\x1b\n" +
+	"\ttenant_id\x18\x01 \x01(\tR\btenantId\x12\x10\n" +
+	"\x03key\x18\x02 \x01(\tR\x03key\x12 \n" +
+	"\vconsistency\x18\x03 \x01(\tR\vconsistency\"\xe7\x02\n" +
+	"\x0fExplainResponse\x12\x1b\n" +
+	"\ttenant_id\x18\x01 \x01(\tR\btenantId\x12\x10\n" +
+	"\x03key\x18\x02 \x01(\tR\x03key\x12\x14\n" +
+	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\x12\x14\n" +
+	"\x05token\x18\x04 \x01(\x06R\x05token\x12-\n" +
+	"\x12replication_factor\x18\x05 \x01(\x05R\x11replicationFactor\x12 \n" +
+	"\vconsistency\x18\x06 \x01(\tR\vconsistency\x12C\n" +
+	"\breplicas\x18\a \x03(\v2'.pairdb.coordinator.v1.ExplainedReplicaR\breplicas\x12=\n" +
+	"\x06levels\x18\b \x03(\v2%.pairdb.coordinator.v1.ExplainedLevelR\x06levels\x12$\n" +
+	"\x0ehedge_after_us\x18\t \x01(\x03R\fhedgeAfterUs\"\xb5\x02\n" +
+	"\x10ExplainedReplica\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x18\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x14\n" +
+	"\x05place\x18\x03 \x01(\x05R\x05place\x12\x1a\n" +
+	"\bstanding\x18\x04 \x01(\tR\bstanding\x12-\n" +
+	"\x12unavailable_reason\x18\x05 \x01(\tR\x11unavailableReason\x12\x1d\n" +
+	"\n" +
+	"latency_us\x18\x06 \x01(\x03R\tlatencyUs\x12\x15\n" +
+	"\x06p95_us\x18\a \x01(\x03R\x05p95Us\x12 \n" +
+	"\voutstanding\x18\b \x01(\x05R\voutstanding\x12\x14\n" +
+	"\x05hints\x18\t \x01(\x03R\x05hints\x12\x1f\n" +
+	"\vowed_ranges\x18\n" +
+	" \x01(\x05R\n" +
+	"owedRanges\"X\n" +
+	"\x0eExplainedLevel\x12 \n" +
+	"\vconsistency\x18\x01 \x01(\tR\vconsistency\x12\x12\n" +
+	"\x04need\x18\x02 \x01(\x05R\x04need\x12\x10\n" +
+	"\x03met\x18\x03 \x01(\bR\x03met2\xee\x10\n" +
 	"\x12CoordinatorService\x12j\n" +
 	"\rWriteKeyValue\x12+.pairdb.coordinator.v1.WriteKeyValueRequest\x1a,.pairdb.coordinator.v1.WriteKeyValueResponse\x12g\n" +
 	"\fReadKeyValue\x12*.pairdb.coordinator.v1.ReadKeyValueRequest\x1a+.pairdb.coordinator.v1.ReadKeyValueResponse\x12m\n" +
@@ -3534,7 +3910,8 @@ const file_coordinatorpb_coordinator_proto_rawDesc = "" +
 	"\x12GetMigrationStatus\x120.pairdb.coordinator.v1.GetMigrationStatusRequest\x1a1.pairdb.coordinator.v1.GetMigrationStatusResponse\x12m\n" +
 	"\x0eListMigrations\x12,.pairdb.coordinator.v1.ListMigrationsRequest\x1a-.pairdb.coordinator.v1.ListMigrationsResponse\x12p\n" +
 	"\x0fCancelMigration\x12-.pairdb.coordinator.v1.CancelMigrationRequest\x1a..pairdb.coordinator.v1.CancelMigrationResponse\x12^\n" +
-	"\tGetStatus\x12'.pairdb.coordinator.v1.GetStatusRequest\x1a(.pairdb.coordinator.v1.GetStatusResponseB1Z/github.com/pairdb/coordinator/rpc/coordinatorpbb\x06proto3"
+	"\tGetStatus\x12'.pairdb.coordinator.v1.GetStatusRequest\x1a(.pairdb.coordinator.v1.GetStatusResponse\x12X\n" +
+	"\aExplain\x12%.pairdb.coordinator.v1.ExplainRequest\x1a&.pairdb.coordinator.v1.ExplainResponseB1Z/github.com/pairdb/coordinator/rpc/coordinatorpbb\x06proto3"
 
 var (
 	file_coordinatorpb_coordinator_proto_rawDescOnce sync.Once
@@ -3549,7 +3926,7 @@ func file_coordinatorpb_coordinator_proto_rawDescGZIP() []byte {
 }
 
 var file_coordinatorpb_coordinator_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_coordinatorpb_coordinator_proto_msgTypes = make([]protoimpl.MessageInfo, 49)
+var file_coordinatorpb_coordinator_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
 var file_coordinatorpb_coordinator_proto_goTypes = []any{
 	(PipelineOperation_Kind)(0),             // 0: pairdb.coordinator.v1.PipelineOperation.Kind
 	(*VectorClockEntry)(nil),                // 1: pairdb.coordinator.v1.VectorClockEntry
@@ -3601,6 +3978,10 @@ var file_coordinatorpb_coordinator_proto_goTypes = []any{
 	(*GetStatusRequest)(nil),                // 47: pairdb.coordinator.v1.GetStatusRequest
 	(*GetStatusResponse)(nil),               // 48: pairdb.coordinator.v1.GetStatusResponse
 	(*NodeStatus)(nil),                      // 49: pairdb.coordinator.v1.NodeStatus
+	(*ExplainRequest)(nil),                  // 50: pairdb.coordinator.v1.ExplainRequest
+	(*ExplainResponse)(nil),                 // 51: pairdb.coordinator.v1.ExplainResponse
+	(*ExplainedReplica)(nil),                // 52: pairdb.coordinator.v1.ExplainedReplica
+	(*ExplainedLevel)(nil),                  // 53: pairdb.coordinator.v1.ExplainedLevel
 }
 var file_coordinatorpb_coordinator_proto_depIdxs = []int32{
 	1,  // 0: pairdb.coordinator.v1.VectorClock.entries:type_name -> pairdb.coordinator.v1.VectorClockEntry
@@ -3625,49 +4006,53 @@ var file_coordinatorpb_coordinator_proto_depIdxs = []int32{
 	46, // 19: pairdb.coordinator.v1.ListStorageNodesResponse.nodes:type_name -> pairdb.coordinator.v1.StorageNodeInfo
 	49, // 20: pairdb.coordinator.v1.GetStatusResponse.nodes:type_name -> pairdb.coordinator.v1.NodeStatus
 	46, // 21: pairdb.coordinator.v1.NodeStatus.node:type_name -> pairdb.coordinator.v1.StorageNodeInfo
-	3,  // 22: pairdb.coordinator.v1.CoordinatorService.WriteKeyValue:input_type -> pairdb.coordinator.v1.WriteKeyValueRequest
-	5,  // 23: pairdb.coordinator.v1.CoordinatorService.ReadKeyValue:input_type -> pairdb.coordinator.v1.ReadKeyValueRequest
-	7,  // 24: pairdb.coordinator.v1.CoordinatorService.DeleteKeyValue:input_type -> pairdb.coordinator.v1.DeleteKeyValueRequest
-	10, // 25: pairdb.coordinator.v1.CoordinatorService.Pipeline:input_type -> pairdb.coordinator.v1.PipelineRequest
-	14, // 26: pairdb.coordinator.v1.CoordinatorService.BatchWrite:input_type -> pairdb.coordinator.v1.BatchWriteRequest
-	18, // 27: pairdb.coordinator.v1.CoordinatorService.BatchRead:input_type -> pairdb.coordinator.v1.BatchReadRequest
-	21, // 28: pairdb.coordinator.v1.CoordinatorService.ListKeys:input_type -> pairdb.coordinator.v1.ListKeysRequest
-	23, // 29: pairdb.coordinator.v1.CoordinatorService.CreateTenant:input_type -> pairdb.coordinator.v1.CreateTenantRequest
-	25, // 30: pairdb.coordinator.v1.CoordinatorService.UpdateReplicationFactor:input_type -> pairdb.coordinator.v1.UpdateReplicationFactorRequest
-	27, // 31: pairdb.coordinator.v1.CoordinatorService.GetTenant:input_type -> pairdb.coordinator.v1.GetTenantRequest
-	29, // 32: pairdb.coordinator.v1.CoordinatorService.ListTenants:input_type -> pairdb.coordinator.v1.ListTenantsRequest
-	31, // 33: pairdb.coordinator.v1.CoordinatorService.DeleteTenant:input_type -> pairdb.coordinator.v1.DeleteTenantRequest
-	33, // 34: pairdb.coordinator.v1.CoordinatorService.AddStorageNode:input_type -> pairdb.coordinator.v1.AddStorageNodeRequest
-	35, // 35: pairdb.coordinator.v1.CoordinatorService.RemoveStorageNode:input_type -> pairdb.coordinator.v1.RemoveStorageNodeRequest
-	44, // 36: pairdb.coordinator.v1.CoordinatorService.ListStorageNodes:input_type -> pairdb.coordinator.v1.ListStorageNodesRequest
-	37, // 37: pairdb.coordinator.v1.CoordinatorService.GetMigrationStatus:input_type -> pairdb.coordinator.v1.GetMigrationStatusRequest
-	40, // 38: pairdb.coordinator.v1.CoordinatorService.ListMigrations:input_type -> pairdb.coordinator.v1.ListMigrationsRequest
-	42, // 39: pairdb.coordinator.v1.CoordinatorService.CancelMigration:input_type -> pairdb.coordinator.v1.CancelMigrationRequest
-	47, // 40: pairdb.coordinator.v1.CoordinatorService.GetStatus:input_type -> pairdb.coordinator.v1.GetStatusRequest
-	4,  // 41: pairdb.coordinator.v1.CoordinatorService.WriteKeyValue:output_type -> pairdb.coordinator.v1.WriteKeyValueResponse
-	6,  // 42: pairdb.coordinator.v1.CoordinatorService.ReadKeyValue:output_type -> pairdb.coordinator.v1.ReadKeyValueResponse
-	8,  // 43: pairdb.coordinator.v1.CoordinatorService.DeleteKeyValue:output_type -> pairdb.coordinator.v1.DeleteKeyValueResponse
-	12, // 44: pairdb.coordinator.v1.CoordinatorService.Pipeline:output_type -> pairdb.coordinator.v1.PipelineResponse
-	16, // 45: pairdb.coordinator.v1.CoordinatorService.BatchWrite:output_type -> pairdb.coordinator.v1.BatchWriteResponse
-	19, // 46: pairdb.coordinator.v1.CoordinatorService.BatchRead:output_type -> pairdb.coordinator.v1.BatchReadResponse
-	22, // 47: pairdb.coordinator.v1.CoordinatorService.ListKeys:output_type -> pairdb.coordinator.v1.ListKeysResponse
-	24, // 48: pairdb.coordinator.v1.CoordinatorService.CreateTenant:output_type -> pairdb.coordinator.v1.CreateTenantResponse
-	26, // 49: pairdb.coordinator.v1.CoordinatorService.UpdateReplicationFactor:output_type -> pairdb.coordinator.v1.UpdateReplicationFactorResponse
-	28, // 50: pairdb.coordinator.v1.CoordinatorService.GetTenant:output_type -> pairdb.coordinator.v1.GetTenantResponse
-	30, // 51: pairdb.coordinator.v1.CoordinatorService.ListTenants:output_type -> pairdb.coordinator.v1.ListTenantsResponse
-	32, // 52: pairdb.coordinator.v1.CoordinatorService.DeleteTenant:output_type -> pairdb.coordinator.v1.DeleteTenantResponse
-	34, // 53: pairdb.coordinator.v1.CoordinatorService.AddStorageNode:output_type -> pairdb.coordinator.v1.AddStorageNodeResponse
-	36, // 54: pairdb.coordinator.v1.CoordinatorService.RemoveStorageNode:output_type -> pairdb.coordinator.v1.RemoveStorageNodeResponse
-	45, // 55: pairdb.coordinator.v1.CoordinatorService.ListStorageNodes:output_type -> pairdb.coordinator.v1.ListStorageNodesResponse
-	38, // 56: pairdb.coordinator.v1.CoordinatorService.GetMigrationStatus:output_type -> pairdb.coordinator.v1.GetMigrationStatusResponse
-	41, // 57: pairdb.coordinator.v1.CoordinatorService.ListMigrations:output_type -> pairdb.coordinator.v1.ListMigrationsResponse
-	43, // 58: pairdb.coordinator.v1.CoordinatorService.CancelMigration:output_type -> pairdb.coordinator.v1.CancelMigrationResponse
-	48, // 59: pairdb.coordinator.v1.CoordinatorService.GetStatus:output_type -> pairdb.coordinator.v1.GetStatusResponse
-	41, // [41:60] is the sub-list for method output_type
-	22, // [22:41] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	52, // 22: pairdb.coordinator.v1.ExplainResponse.replicas:type_name -> pairdb.coordinator.v1.ExplainedReplica
+	53, // 23: pairdb.coordinator.v1.ExplainResponse.levels:type_name -> pairdb.coordinator.v1.ExplainedLevel
+	3,  // 24: pairdb.coordinator.v1.CoordinatorService.WriteKeyValue:input_type -> pairdb.coordinator.v1.WriteKeyValueRequest
+	5,  // 25: pairdb.coordinator.v1.CoordinatorService.ReadKeyValue:input_type -> pairdb.coordinator.v1.ReadKeyValueRequest
+	7,  // 26: pairdb.coordinator.v1.CoordinatorService.DeleteKeyValue:input_type -> pairdb.coordinator.v1.DeleteKeyValueRequest
+	10, // 27: pairdb.coordinator.v1.CoordinatorService.Pipeline:input_type -> pairdb.coordinator.v1.PipelineRequest
+	14, // 28: pairdb.coordinator.v1.CoordinatorService.BatchWrite:input_type -> pairdb.coordinator.v1.BatchWriteRequest
+	18, // 29: pairdb.coordinator.v1.CoordinatorService.BatchRead:input_type -> pairdb.coordinator.v1.BatchReadRequest
+	21, // 30: pairdb.coordinator.v1.CoordinatorService.ListKeys:input_type -> pairdb.coordinator.v1.ListKeysRequest
+	23, // 31: pairdb.coordinator.v1.CoordinatorService.CreateTenant:input_type -> pairdb.coordinator.v1.CreateTenantRequest
+	25, // 32: pairdb.coordinator.v1.CoordinatorService.UpdateReplicationFactor:input_type -> pairdb.coordinator.v1.UpdateReplicationFactorRequest
+	27, // 33: pairdb.coordinator.v1.CoordinatorService.GetTenant:input_type -> pairdb.coordinator.v1.GetTenantRequest
+	29, // 34: pairdb.coordinator.v1.CoordinatorService.ListTenants:input_type -> pairdb.coordinator.v1.ListTenantsRequest
+	31, // 35: pairdb.coordinator.v1.CoordinatorService.DeleteTenant:input_type -> pairdb.coordinator.v1.DeleteTenantRequest
+	33, // 36: pairdb.coordinator.v1.CoordinatorService.AddStorageNode:input_type -> pairdb.coordinator.v1.AddStorageNodeRequest
+	35, // 37: pairdb.coordinator.v1.CoordinatorService.RemoveStorageNode:input_type -> pairdb.coordinator.v1.RemoveStorageNodeRequest
+	44, // 38: pairdb.coordinator.v1.CoordinatorService.ListStorageNodes:input_type -> pairdb.coordinator.v1.ListStorageNodesRequest
+	37, // 39: pairdb.coordinator.v1.CoordinatorService.GetMigrationStatus:input_type -> pairdb.coordinator.v1.GetMigrationStatusRequest
+	40, // 40: pairdb.coordinator.v1.CoordinatorService.ListMigrations:input_type -> pairdb.coordinator.v1.ListMigrationsRequest
+	42, // 41: pairdb.coordinator.v1.CoordinatorService.CancelMigration:input_type -> pairdb.coordinator.v1.CancelMigrationRequest
+	47, // 42: pairdb.coordinator.v1.CoordinatorService.GetStatus:input_type -> pairdb.coordinator.v1.GetStatusRequest
+	50, // 43: pairdb.coordinator.v1.CoordinatorService.Explain:input_type -> pairdb.coordinator.v1.ExplainRequest
+	4,  // 44: pairdb.coordinator.v1.CoordinatorService.WriteKeyValue:output_type -> pairdb.coordinator.v1.WriteKeyValueResponse
+	6,  // 45: pairdb.coordinator.v1.CoordinatorService.ReadKeyValue:output_type -> pairdb.coordinator.v1.ReadKeyValueResponse
+	8,  // 46: pairdb.coordinator.v1.CoordinatorService.DeleteKeyValue:output_type -> pairdb.coordinator.v1.DeleteKeyValueResponse
+	12, // 47: pairdb.coordinator.v1.CoordinatorService.Pipeline:output_type -> pairdb.coordinator.v1.PipelineResponse
+	16, // 48: pairdb.coordinator.v1.CoordinatorService.BatchWrite:output_type -> pairdb.coordinator.v1.BatchWriteResponse
+	19, // 49: pairdb.coordinator.v1.CoordinatorService.BatchRead:output_type -> pairdb.coordinator.v1.BatchReadResponse
+	22, // 50: pairdb.coordinator.v1.CoordinatorService.ListKeys:output_type -> pairdb.coordinator.v1.ListKeysResponse
+	24, // 51: pairdb.coordinator.v1.CoordinatorService.CreateTenant:output_type -> pairdb.coordinator.v1.CreateTenantResponse
+	26, // 52: pairdb.coordinator.v1.CoordinatorService.UpdateReplicationFactor:output_type -> pairdb.coordinator.v1.UpdateReplicationFactorResponse
+	28, // 53: pairdb.coordinator.v1.CoordinatorService.GetTenant:output_type -> pairdb.coordinator.v1.GetTenantResponse
+	30, // 54: pairdb.coordinator.v1.CoordinatorService.ListTenants:output_type -> pairdb.coordinator.v1.ListTenantsResponse
+	32, // 55: pairdb.coordinator.v1.CoordinatorService.DeleteTenant:output_type -> pairdb.coordinator.v1.DeleteTenantResponse
+	34, // 56: pairdb.coordinator.v1.CoordinatorService.AddStorageNode:output_type -> pairdb.coordinator.v1.AddStorageNodeResponse
+	36, // 57: pairdb.coordinator.v1.CoordinatorService.RemoveStorageNode:output_type -> pairdb.coordinator.v1.RemoveStorageNodeResponse
+	45, // 58: pairdb.coordinator.v1.CoordinatorService.ListStorageNodes:output_type -> pairdb.coordinator.v1.ListStorageNodesResponse
+	38, // 59: pairdb.coordinator.v1.CoordinatorService.GetMigrationStatus:output_type -> pairdb.coordinator.v1.GetMigrationStatusResponse
+	41, // 60: pairdb.coordinator.v1.CoordinatorService.ListMigrations:output_type -> pairdb.coordinator.v1.ListMigrationsResponse
+	43, // 61: pairdb.coordinator.v1.CoordinatorService.CancelMigration:output_type -> pairdb.coordinator.v1.CancelMigrationResponse
+	48, // 62: pairdb.coordinator.v1.CoordinatorService.GetStatus:output_type -> pairdb.coordinator.v1.GetStatusResponse
+	51, // 63: pairdb.coordinator.v1.CoordinatorService.Explain:output_type -> pairdb.coordinator.v1.ExplainResponse
+	44, // [44:64] is the sub-list for method output_type
+	24, // [24:44] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_coordinatorpb_coordinator_proto_init() }
@@ -3681,7 +4066,7 @@ func file_coordinatorpb_coordinator_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_coordinatorpb_coordinator_proto_rawDesc), len(file_coordinatorpb_coordinator_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   49,
+			NumMessages:   53,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

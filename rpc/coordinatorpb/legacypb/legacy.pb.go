@@ -28,7 +28,7 @@ var File_coordinatorpb_legacypb_legacy_proto protoreflect.FileDescriptor
 
 const file_coordinatorpb_legacypb_legacy_proto_rawDesc = "" +
 	"\n" +
-	"#coordinatorpb/legacypb/legacy.proto\x12\x05proto\x1a\x1fcoordinatorpb/coordinator.proto2\x94\x10\n" +
+	"#coordinatorpb/legacypb/legacy.proto\x12\x05proto\x1a\x1fcoordinatorpb/coordinator.proto2\xee\x10\n" +
 	"\x12CoordinatorService\x12j\n" +
 	"\rWriteKeyValue\x12+.pairdb.coordinator.v1.WriteKeyValueRequest\x1a,.pairdb.coordinator.v1.WriteKeyValueResponse\x12g\n" +
 	"\fReadKeyValue\x12*.pairdb.coordinator.v1.ReadKeyValueRequest\x1a+.pairdb.coordinator.v1.ReadKeyValueResponse\x12m\n" +
@@ -49,7 +49,8 @@ const file_coordinatorpb_legacypb_legacy_proto_rawDesc = "" +
 	"\x12GetMigrationStatus\x120.pairdb.coordinator.v1.GetMigrationStatusRequest\x1a1.pairdb.coordinator.v1.GetMigrationStatusResponse\x12m\n" +
 	"\x0eListMigrations\x12,.pairdb.coordinator.v1.ListMigrationsRequest\x1a-.pairdb.coordinator.v1.ListMigrationsResponse\x12p\n" +
 	"\x0fCancelMigration\x12-.pairdb.coordinator.v1.CancelMigrationRequest\x1a..pairdb.coordinator.v1.CancelMigrationResponse\x12^\n" +
-	"\tGetStatus\x12'.pairdb.coordinator.v1.GetStatusRequest\x1a(.pairdb.coordinator.v1.GetStatusResponseB:Z8github.com/pairdb/coordinator/rpc/coordinatorpb/legacypbb\x06proto3"
+	"\tGetStatus\x12'.pairdb.coordinator.v1.GetStatusRequest\x1a(.pairdb.coordinator.v1.GetStatusResponse\x12X\n" +
+	"\aExplain\x12%.pairdb.coordinator.v1.ExplainRequest\x1a&.pairdb.coordinator.v1.ExplainResponseB:Z8github.com/pairdb/coordinator/rpc/coordinatorpb/legacypbb\x06proto3"
 
 var file_coordinatorpb_legacypb_legacy_proto_goTypes = []any{
 	(*coordinatorpb.WriteKeyValueRequest)(nil),            // 0: pairdb.coordinator.v1.WriteKeyValueRequest
@@ -71,25 +72,27 @@ var file_coordinatorpb_legacypb_legacy_proto_goTypes = []any{
 	(*coordinatorpb.ListMigrationsRequest)(nil),           // 16: pairdb.coordinator.v1.ListMigrationsRequest
 	(*coordinatorpb.CancelMigrationRequest)(nil),          // 17: pairdb.coordinator.v1.CancelMigrationRequest
 	(*coordinatorpb.GetStatusRequest)(nil),                // 18: pairdb.coordinator.v1.GetStatusRequest
-	(*coordinatorpb.WriteKeyValueResponse)(nil),           // 19: pairdb.coordinator.v1.WriteKeyValueResponse
-	(*coordinatorpb.ReadKeyValueResponse)(nil),            // 20: pairdb.coordinator.v1.ReadKeyValueResponse
-	(*coordinatorpb.DeleteKeyValueResponse)(nil),          // 21: pairdb.coordinator.v1.DeleteKeyValueResponse
-	(*coordinatorpb.PipelineResponse)(nil),                // 22: pairdb.coordinator.v1.PipelineResponse
-	(*coordinatorpb.BatchWriteResponse)(nil),              // 23: pairdb.coordinator.v1.BatchWriteResponse
-	(*coordinatorpb.BatchReadResponse)(nil),               // 24: pairdb.coordinator.v1.BatchReadResponse
-	(*coordinatorpb.ListKeysResponse)(nil),                // 25: pairdb.coordinator.v1.ListKeysResponse
-	(*coordinatorpb.CreateTenantResponse)(nil),            // 26: pairdb.coordinator.v1.CreateTenantResponse
-	(*coordinatorpb.UpdateReplicationFactorResponse)(nil), // 27: pairdb.coordinator.v1.UpdateReplicationFactorResponse
-	(*coordinatorpb.GetTenantResponse)(nil),               // 28: pairdb.coordinator.v1.GetTenantResponse
-	(*coordinatorpb.ListTenantsResponse)(nil),             // 29: pairdb.coordinator.v1.ListTenantsResponse
-	(*coordinatorpb.DeleteTenantResponse)(nil),            // 30: pairdb.coordinator.v1.DeleteTenantResponse
-	(*coordinatorpb.AddStorageNodeResponse)(nil),          // 31: pairdb.coordinator.v1.AddStorageNodeResponse
-	(*coordinatorpb.RemoveStorageNodeResponse)(nil),       // 32: pairdb.coordinator.v1.RemoveStorageNodeResponse
-	(*coordinatorpb.ListStorageNodesResponse)(nil),        // 33: pairdb.coordinator.v1.ListStorageNodesResponse
-	(*coordinatorpb.GetMigrationStatusResponse)(nil),      // 34: pairdb.coordinator.v1.GetMigrationStatusResponse
-	(*coordinatorpb.ListMigrationsResponse)(nil),          // 35: pairdb.coordinator.v1.ListMigrationsResponse
-	(*coordinatorpb.CancelMigrationResponse)(nil),         // 36: pairdb.coordinator.v1.CancelMigrationResponse
-	(*coordinatorpb.GetStatusResponse)(nil),               // 37: pairdb.coordinator.v1.GetStatusResponse
+	(*coordinatorpb.ExplainRequest)(nil),                  // 19: pairdb.coordinator.v1.ExplainRequest
+	(*coordinatorpb.WriteKeyValueResponse)(nil),           // 20: pairdb.coordinator.v1.WriteKeyValueResponse
+	(*coordinatorpb.ReadKeyValueResponse)(nil),            // 21: pairdb.coordinator.v1.ReadKeyValueResponse
+	(*coordinatorpb.DeleteKeyValueResponse)(nil),          // 22: pairdb.coordinator.v1.DeleteKeyValueResponse
+	(*coordinatorpb.PipelineResponse)(nil),                // 23: pairdb.coordinator.v1.PipelineResponse
+	(*coordinatorpb.BatchWriteResponse)(nil),              // 24: pairdb.coordinator.v1.BatchWriteResponse
+	(*coordinatorpb.BatchReadResponse)(nil),               // 25: pairdb.coordinator.v1.BatchReadResponse
+	(*coordinatorpb.ListKeysResponse)(nil),                // 26: pairdb.coordinator.v1.ListKeysResponse
+	(*coordinatorpb.CreateTenantResponse)(nil),            // 27: pairdb.coordinator.v1.CreateTenantResponse
+	(*coordinatorpb.UpdateReplicationFactorResponse)(nil), // 28: pairdb.coordinator.v1.UpdateReplicationFactorResponse
+	(*coordinatorpb.GetTenantResponse)(nil),               // 29: pairdb.coordinator.v1.GetTenantResponse
+	(*coordinatorpb.ListTenantsResponse)(nil),             // 30: pairdb.coordinator.v1.ListTenantsResponse
+	(*coordinatorpb.DeleteTenantResponse)(nil),            // 31: pairdb.coordinator.v1.DeleteTenantResponse
+	(*coordinatorpb.AddStorageNodeResponse)(nil),          // 32: pairdb.coordinator.v1.AddStorageNodeResponse
+	(*coordinatorpb.RemoveStorageNodeResponse)(nil),       // 33: pairdb.coordinator.v1.RemoveStorageNodeResponse
+	(*coordinatorpb.ListStorageNodesResponse)(nil),        // 34: pairdb.coordinator.v1.ListStorageNodesResponse
+	(*coordinatorpb.GetMigrationStatusResponse)(nil),      // 35: pairdb.coordinator.v1.GetMigrationStatusResponse
+	(*coordinatorpb.ListMigrationsResponse)(nil),          // 36: pairdb.coordinator.v1.ListMigrationsResponse
+	(*coordinatorpb.CancelMigrationResponse)(nil),         // 37: pairdb.coordinator.v1.CancelMigrationResponse
+	(*coordinatorpb.GetStatusResponse)(nil),               // 38: pairdb.coordinator.v1.GetStatusResponse
+	(*coordinatorpb.ExplainResponse)(nil),                 // 39: pairdb.coordinator.v1.ExplainResponse
 }
 var file_coordinatorpb_legacypb_legacy_proto_depIdxs = []int32{
 	0,  // 0: proto.CoordinatorService.WriteKeyValue:input_type -> pairdb.coordinator.v1.WriteKeyValueRequest
@@ -111,27 +114,29 @@ var file_coordinatorpb_legacypb_legacy_proto_depIdxs = []int32{
 	16, // 16: proto.CoordinatorService.ListMigrations:input_type -> pairdb.coordinator.v1.ListMigrationsRequest
 	17, // 17: proto.CoordinatorService.CancelMigration:input_type -> pairdb.coordinator.v1.CancelMigrationRequest
 	18, // 18: proto.CoordinatorService.GetStatus:input_type -> pairdb.coordinator.v1.GetStatusRequest
-	19, // 19: proto.CoordinatorService.WriteKeyValue:output_type -> pairdb.coordinator.v1.WriteKeyValueResponse
-	20, // 20: proto.CoordinatorService.ReadKeyValue:output_type -> pairdb.coordinator.v1.ReadKeyValueResponse
-	21, // 21: proto.CoordinatorService.DeleteKeyValue:output_type -> pairdb.coordinator.v1.DeleteKeyValueResponse
-	22, // 22: proto.CoordinatorService.Pipeline:output_type -> pairdb.coordinator.v1.PipelineResponse
-	23, // 23: proto.CoordinatorService.BatchWrite:output_type -> pairdb.coordinator.v1.BatchWriteResponse
-	24, // 24: proto.CoordinatorService.BatchRead:output_type -> pairdb.coordinator.v1.BatchReadResponse
-	25, // 25: proto.CoordinatorService.ListKeys:output_type -> pairdb.coordinator.v1.ListKeysResponse
-	26, // 26: proto.CoordinatorService.CreateTenant:output_type -> pairdb.coordinator.v1.CreateTenantResponse
-	27, // 27: proto.CoordinatorService.UpdateReplicationFactor:output_type -> pairdb.coordinator.v1.UpdateReplicationFactorResponse
-	28, // 28: proto.CoordinatorService.GetTenant:output_type -> pairdb.coordinator.v1.GetTenantResponse
-	29, // 29: proto.CoordinatorService.ListTenants:output_type -> pairdb.coordinator.v1.ListTenantsResponse
-	30, // 30: proto.CoordinatorService.DeleteTenant:output_type -> pairdb.coordinator.v1.DeleteTenantResponse
-	31, // 31: proto.CoordinatorService.AddStorageNode:output_type -> pairdb.coordinator.v1.AddStorageNodeResponse
-	32, // 32: proto.CoordinatorService.RemoveStorageNode:output_type -> pairdb.coordinator.v1.RemoveStorageNodeResponse
-	33, // 33: proto.CoordinatorService.ListStorageNodes:output_type -> pairdb.coordinator.v1.ListStorageNodesResponse
-	34, // 34: proto.CoordinatorService.GetMigrationStatus:output_type -> pairdb.coordinator.v1.GetMigrationStatusResponse
-	35, // 35: proto.CoordinatorService.ListMigrations:output_type -> pairdb.coordinator.v1.ListMigrationsResponse
-	36, // 36: proto.CoordinatorService.CancelMigration:output_type -> pairdb.coordinator.v1.CancelMigrationResponse
-	37, // 37: proto.CoordinatorService.GetStatus:output_type -> pairdb.coordinator.v1.GetStatusResponse
-	19, // [19:38] is the sub-list for method output_type
-	0,  // [0:19] is the sub-list for method input_type
+	19, // 19: proto.CoordinatorService.Explain:input_type -> pairdb.coordinator.v1.ExplainRequest
+	20, // 20: proto.CoordinatorService.WriteKeyValue:output_type -> pairdb.coordinator.v1.WriteKeyValueResponse
+	21, // 21: proto.CoordinatorService.ReadKeyValue:output_type -> pairdb.coordinator.v1.ReadKeyValueResponse
+	22, // 22: proto.CoordinatorService.DeleteKeyValue:output_type -> pairdb.coordinator.v1.DeleteKeyValueResponse
+	23, // 23: proto.CoordinatorService.Pipeline:output_type -> pairdb.coordinator.v1.PipelineResponse
+	24, // 24: proto.CoordinatorService.BatchWrite:output_type -> pairdb.coordinator.v1.BatchWriteResponse
+	25, // 25: proto.CoordinatorService.BatchRead:output_type -> pairdb.coordinator.v1.BatchReadResponse
+	26, // 26: proto.CoordinatorService.ListKeys:output_type -> pairdb.coordinator.v1.ListKeysResponse
+	27, // 27: proto.CoordinatorService.CreateTenant:output_type -> pairdb.coordinator.v1.CreateTenantResponse
+	28, // 28: proto.CoordinatorService.UpdateReplicationFactor:output_type -> pairdb.coordinator.v1.UpdateReplicationFactorResponse
+	29, // 29: proto.CoordinatorService.GetTenant:output_type -> pairdb.coordinator.v1.GetTenantResponse
+	30, // 30: proto.CoordinatorService.ListTenants:output_type -> pairdb.coordinator.v1.ListTenantsResponse
+	31, // 31: proto.CoordinatorService.DeleteTenant:output_type -> pairdb.coordinator.v1.DeleteTenantResponse
+	32, // 32: proto.CoordinatorService.AddStorageNode:output_type -> pairdb.coordinator.v1.AddStorageNodeResponse
+	33, // 33: proto.CoordinatorService.RemoveStorageNode:output_type -> pairdb.coordinator.v1.RemoveStorageNodeResponse
+	34, // 34: proto.CoordinatorService.ListStorageNodes:output_type -> pairdb.coordinator.v1.ListStorageNodesResponse
+	35, // 35: proto.CoordinatorService.GetMigrationStatus:output_type -> pairdb.coordinator.v1.GetMigrationStatusResponse
+	36, // 36: proto.CoordinatorService.ListMigrations:output_type -> pairdb.coordinator.v1.ListMigrationsResponse
+	37, // 37: proto.CoordinatorService.CancelMigration:output_type -> pairdb.coordinator.v1.CancelMigrationResponse
+	38, // 38: proto.CoordinatorService.GetStatus:output_type -> pairdb.coordinator.v1.GetStatusResponse
+	39, // 39: proto.CoordinatorService.Explain:output_type -> pairdb.coordinator.v1.ExplainResponse
+	20, // [20:40] is the sub-list for method output_type
+	0,  // [0:20] is the sub-list for method input_type
 	0,  // [0:0] is the sub-list for extension type_name
 	0,  // [0:0] is the sub-list for extension extendee
 	0,  // [0:0] is the sub-list for field type_name

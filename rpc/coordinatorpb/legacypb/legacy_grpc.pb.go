@@ -42,6 +42,7 @@ const (
 	CoordinatorService_ListMigrations_FullMethodName          = "/proto.CoordinatorService/ListMigrations"
 	CoordinatorService_CancelMigration_FullMethodName         = "/proto.CoordinatorService/CancelMigration"
 	CoordinatorService_GetStatus_FullMethodName               = "/proto.CoordinatorService/GetStatus"
+	CoordinatorService_Explain_FullMethodName                 = "/proto.CoordinatorService/Explain"
 )
 
 // CoordinatorServiceClient is the client API for CoordinatorService service.
@@ -67,6 +68,7 @@ type CoordinatorServiceClient interface {
 	ListMigrations(ctx context.Context, in *coordinatorpb.ListMigrationsRequest, opts ...grpc.CallOption) (*coordinatorpb.ListMigrationsResponse, error)
 	CancelMigration(ctx context.Context, in *coordinatorpb.CancelMigrationRequest, opts ...grpc.CallOption) (*coordinatorpb.CancelMigrationResponse, error)
 	GetStatus(ctx context.Context, in *coordinatorpb.GetStatusRequest, opts ...grpc.CallOption) (*coordinatorpb.GetStatusResponse, error)
+	Explain(ctx context.Context, in *coordinatorpb.ExplainRequest, opts ...grpc.CallOption) (*coordinatorpb.ExplainResponse, error)
 }
 
 type coordinatorServiceClient struct {
@@ -270,6 +272,16 @@ func (c *coordinatorServiceClient) GetStatus(ctx context.Context, in *coordinato
 	return out, nil
 }
 
+func (c *coordinatorServiceClient) Explain(ctx context.Context, in *coordinatorpb.ExplainRequest, opts ...grpc.CallOption) (*coordinatorpb.ExplainResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(coordinatorpb.ExplainResponse)
+	err := c.cc.Invoke(ctx, CoordinatorService_Explain_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // CoordinatorServiceServer is the server API for CoordinatorService service.
 // All implementations should embed UnimplementedCoordinatorServiceServer
 // for forward compatibility.
@@ -293,6 +305,7 @@ type CoordinatorServiceServer interface {
 	ListMigrations(context.Context, *coordinatorpb.ListMigrationsRequest) (*coordinatorpb.ListMigrationsResponse, error)
 	CancelMigration(context.Context, *coordinatorpb.CancelMigrationRequest) (*coordinatorpb.CancelMigrationResponse, error)
 	GetStatus(context.Context, *coordinatorpb.GetStatusRequest) (*coordinatorpb.GetStatusResponse, error)
+	Explain(context.Context, *coordinatorpb.ExplainRequest) (*coordinatorpb.ExplainResponse, error)
 }
 
 // UnimplementedCoordinatorServiceServer should be embedded to have
@@ -358,6 +371,9 @@ func (UnimplementedCoordinatorServiceServer) CancelMigration(context.Context, *c
 }
 func (UnimplementedCoordinatorServiceServer) GetStatus(context.Context, *coordinatorpb.GetStatusRequest) (*coordinatorpb.GetStatusResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetStatus not implemented")
+}
+func (UnimplementedCoordinatorServiceServer) Explain(context.Context, *coordinatorpb.ExplainRequest) (*coordinatorpb.ExplainResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Explain not implemented")
 }
 func (UnimplementedCoordinatorServiceServer) testEmbeddedByValue() {}
 
@@ -710,6 +726,24 @@ func _CoordinatorService_GetStatus_Handler(srv interface{}, ctx context.Context,
 	return interceptor(ctx, in, info, handler)
 }
 
+func _CoordinatorService_Explain_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(coordinatorpb.ExplainRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CoordinatorServiceServer).Explain(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CoordinatorService_Explain_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CoordinatorServiceServer).Explain(ctx, req.(*coordinatorpb.ExplainRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // CoordinatorService_ServiceDesc is the grpc.ServiceDesc for CoordinatorService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -788,6 +822,10 @@ var CoordinatorService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "GetStatus",
 			Handler:    _CoordinatorService_GetStatus_Handler,
+		},
+		{
+			MethodName: "Explain",
+			Handler:    _CoordinatorService_Explain_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
