@@ -30,6 +30,7 @@ import (
 	"github.com/pairdb/coordinator/ops/build"
 	"github.com/pairdb/coordinator/ops/cli"
 	"github.com/pairdb/coordinator/ops/config"
+	"github.com/pairdb/coordinator/ops/console"
 	"github.com/pairdb/coordinator/ops/flags"
 	"github.com/pairdb/coordinator/ops/health"
 	"github.com/pairdb/coordinator/ops/httpd"
@@ -163,9 +164,11 @@ func serve(ctx context.Context, cfg *config.Config, dev bool, log hclog.Logger, 
 
 	alive := health.New()
 	measured := metrics.New(build.Version(), build.Commit())
+	notable := new(console.Requests)
+	screen := console.New(console.Options{Version: build.Version(), Metrics: measured, Health: alive, Requests: notable, ShowKeys: dev})
 	ops := httpd.Options{
-		Title: "PairDB coordinator " + cfg.NodeID,
-		Live:  alive.ServeLive, Ready: alive.ServeReady,
+		Title: "PairDB coordinator " + cfg.NodeID, Console: screen, OnShutdown: screen.Close,
+		Live: alive.ServeLive, Ready: alive.ServeReady,
 		PProf:    cfg.Metrics.PProf,
 		ErrorLog: log.Named("http").StandardLogger(&hclog.StandardLoggerOptions{ForceLevel: hclog.Debug}),
 	}
@@ -226,6 +229,7 @@ func serve(ctx context.Context, cfg *config.Config, dev bool, log hclog.Logger, 
 	})
 	measured.ReportStatus(func() coord.Status { return engine.Status(context.Background()) })
 	measured.Engine(engine.Counters)
+	screen.Attach(engine)
 	if err := register(ctx, engine, nodes, cfg, dev, log); err != nil {
 		return err
 	}
@@ -245,9 +249,13 @@ func serve(ctx context.Context, cfg *config.Config, dev bool, log hclog.Logger, 
 			if c.Operation != "admin" {
 				measured.TenantRequest(c.Tenant, c.Operation != "read", c.Code, c.Took)
 			}
+			fault := isFault(c.Code)
+			if fault || c.Took >= console.SlowRequest {
+				notable.Add(console.Request{At: time.Now(), Operation: c.Operation, Tenant: c.Tenant, Key: c.Key, Code: c.Code.String(), Took: c.Took, Err: c.Err})
+			}
 			requests.Log(logging.Request{
 				Tenant: c.Tenant, Key: c.Key, Operation: c.Operation, Code: c.Code.String(),
-				Fault: isFault(c.Code), Took: c.Took, Err: c.Err, ID: c.RequestID,
+				Fault: fault, Took: c.Took, Err: c.Err, ID: c.RequestID,
 			})
 		},
 	})

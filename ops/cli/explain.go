@@ -90,7 +90,7 @@ func writePlan(a *pb.ExplainResponse) string {
 	if need(a) > 1 {
 		acknowledgements = fmt.Sprintf("%d acknowledgements", need(a))
 	}
-	return fmt.Sprintf("A write would ask %s which version it holds, then send to all, and answer after %s.",
+	return fmt.Sprintf("A write would ask %s for the version held, then send to all, and answer after %s.",
 		firstNodes(a, heads), acknowledgements)
 }
 

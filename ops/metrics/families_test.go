@@ -1,8 +1,11 @@
 package metrics
 
 import (
+	"errors"
 	"testing"
 	"time"
+
+	"google.golang.org/grpc/codes"
 
 	"github.com/pairdb/coordinator/coord"
 )
@@ -63,4 +66,33 @@ func TestPoolsAndMigrationsOnThePage(t *testing.T) {
 		`coordinator_migration_keys{migration="m1",type="node_addition"}`:       10,
 		"coordinator_migrations_running":                                        1,
 	})
+}
+
+func TestSnapshotAddsUp(t *testing.T) {
+	s := New("", "")
+	s.Request("ReadKeyValue", codes.OK, 2*time.Millisecond)
+	s.Request("WriteKeyValue", codes.Unavailable, time.Minute)
+	s.Request("DeleteKeyValue", codes.NotFound, 0)
+	s.Request("CreateTenant", codes.Internal, 0) // no operation on a key
+	e := s.Events()
+	e.ReplicaCall("storage-1", coord.CallRead, time.Millisecond, nil)
+	e.ReplicaCall("storage-1", coord.CallApply, time.Millisecond, errors.New("down"))
+	e.Hedge("storage-1")
+	e.QuorumFailure("write", nil)
+	got := s.Snapshot()
+	sum := func(l Latencies) (n uint64) {
+		for _, b := range l.Buckets {
+			n += b
+		}
+		return n
+	}
+	if sum(got.Reads) != 1 || sum(got.Writes) != 2 || got.Failed != 1 || got.QuorumFailed != 1 || len(got.BoundsSeconds)+1 != len(got.Reads.Buckets) {
+		t.Errorf("got %+v", got)
+	}
+	if last := len(got.Writes.Buckets) - 1; got.Writes.Buckets[last] != 1 {
+		t.Errorf("a minute is not in the last bucket: %v", got.Writes.Buckets)
+	}
+	if r := got.Replicas; len(r) != 1 || r[0].Node != "storage-1" || r[0].Errors != 1 || r[0].Hedges != 1 || sum(r[0].Latencies) != 2 {
+		t.Errorf("replicas %+v", r)
+	}
 }

@@ -166,11 +166,11 @@ func (s *Set) TenantRequest(id string, write bool, c codes.Code, took time.Durat
 	} else {
 		t.read.Inc()
 	}
-	switch c {
-	case codes.OK:
-	case codes.ResourceExhausted:
+	switch {
+	case c == codes.OK:
+	case c == codes.ResourceExhausted:
 		t.refused.Inc()
-	case codes.Unavailable, codes.DeadlineExceeded, codes.Internal, codes.Unknown, codes.DataLoss:
+	case slices.Contains(faults, c):
 		t.failed.Inc()
 	}
 	t.micros.AddInt64(max(took.Microseconds(), 0))
