@@ -148,8 +148,8 @@ function showNodes(s) {
     const errors = rate((s) => nodeOf(s, n.id)?.errors ?? 0);
     return element('tr', { 'data-node': n.id, 'data-state': state }, name,
       element('td', { class: n.up ? (state === 'up' ? 'good' : 'warn') : 'bad', title: n.reason }, state),
-      cell(n.address), cell(i < 0 ? '–' : (ring.share[i] * 100).toFixed(1) + ' %', 'n'), cell(number(n.keys), 'n'),
-      cell((n.disk * 100).toFixed(1) + ' %', `n ${n.disk > 0.85 ? 'bad' : ''}`), cell(number(rate(calls)), 'n'),
+      cell(n.address), cell(i < 0 ? '–' : (ring.share[i] * 100).toFixed(1) + ' %', 'n'), cell(n.keys || n.disk ? number(n.keys) : '–', 'n'),
+      cell(n.disk ? (n.disk * 100).toFixed(1) + ' %' : '–', `n ${n.disk > 0.85 ? 'bad' : ''}`), cell(number(rate(calls)), 'n'),
       cell(number(errors), `n ${errors > 0 ? 'bad' : ''}`), cell(duration(quantileAt(0.95, (s) => nodeOf(s, n.id)?.calls)), 'n'),
       cell(number(n.hints), `n ${n.hints ? 'warn' : ''}`), cell(n.hints ? duration(n.oldest_s) : '–', 'n'),
       cell(number(n.owed), `n ${n.owed ? 'warn' : ''}`));

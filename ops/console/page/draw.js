@@ -58,7 +58,7 @@ export function drawRing(target, ring, up, key) {
 // values}; a value may be null. Format labels a value.
 export function drawChart(target, lines, format) {
   const width = Math.max(target.clientWidth, 100), height = target.clientHeight || 144;
-  const left = 52, right = 6, top = 18, bottom = 8;
+  const left = 52, right = 6, top = 27, bottom = 8;
   target.setAttribute('viewBox', `0 0 ${width} ${height}`);
   const most = Math.max(...lines.flatMap((l) => l.values.map((v) => v ?? 0)), 0);
   const limit = nice(most);
@@ -71,7 +71,7 @@ export function drawChart(target, lines, format) {
     parts.push(svg('line', { x1: left, x2: width - right, y1: h, y2: h, class: 'grid' }),
       svg('text', { x: left - 6, y: h + 4, 'text-anchor': 'end' }, format(limit * part)));
   }
-  let offset = left;
+  let offset = 0;
   for (const l of lines) {
     let d = '', drawing = false;
     l.values.forEach((v, i) => {
@@ -82,7 +82,7 @@ export function drawChart(target, lines, format) {
     parts.push(svg('path', { d, fill: 'none', stroke: l.color, 'stroke-width': 1.6, 'stroke-linejoin': 'round' }),
       svg('rect', { x: offset, y: 3, width: 9, height: 9, rx: 2, fill: l.color }),
       svg('text', { x: offset + 13, y: 12 }, l.name));
-    offset += 26 + 6.4 * l.name.length;
+    offset += 21 + 5.9 * l.name.length;
   }
   target.replaceChildren(...parts);
 }
