@@ -85,6 +85,25 @@ func client(t *testing.T, args ...string) {
 	t.Fatalf("%s: %v\n%s", strings.Join(args, " "), err, out)
 }
 
+// profile is a directory for a browser, which writes there for a while after
+// its end.
+func profile(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "console-check-profile-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		for end := time.Now().Add(10 * time.Second); os.RemoveAll(dir) != nil; time.Sleep(50 * time.Millisecond) {
+			if time.Now().After(end) {
+				t.Errorf("the browser still writes to %s", dir)
+				return
+			}
+		}
+	})
+	return dir
+}
+
 // browse opens the page in a new browser, and fails the test for whatever the
 // page's scripts complain of.
 func browse(t *testing.T, url string, width, height int64, scheme string) context.Context {
@@ -105,7 +124,7 @@ func browse(t *testing.T, url string, width, height int64, scheme string) contex
 		}
 	}
 	options := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(path), chromedp.NoSandbox,
-		chromedp.Flag("disable-quic", true), chromedp.Flag("disable-component-update", true), chromedp.UserDataDir(t.TempDir()))
+		chromedp.Flag("disable-quic", true), chromedp.Flag("disable-component-update", true), chromedp.UserDataDir(profile(t)))
 	ctx, cancel := chromedp.NewExecAllocator(t.Context(), options...)
 	t.Cleanup(cancel)
 	ctx, cancel = chromedp.NewContext(ctx)
