@@ -74,7 +74,7 @@ func (c *Coordinator) awaitTenantOfRead(req ReadRequest, w Waiter) {
 func (c *Coordinator) startRead(rf int, req *ReadRequest, w Waiter) {
 	o := c.open(opRead, rf, req.Tenant, req.Key, req.Level, req.Deadline)
 	o.waiter = w
-	o.takeRead()
+	o.takeRead(req)
 	o.start()
 }
 
@@ -101,6 +101,7 @@ func (t *tenantCache) ready(id string) (Tenant, bool) {
 // takeWrite completes a write, which is locked, with what is asked of it.
 func (o *operation) takeWrite(req *WriteRequest) {
 	c, w := o.c, &o.write
+	o.follow(req.Trace)
 	w.issuer = &c.issuer
 	w.value, w.delete = req.Value, req.Delete
 	w.deadline, w.hedges = o.deadline, &c.hedges
@@ -113,9 +114,10 @@ func (o *operation) takeWrite(req *WriteRequest) {
 	}
 }
 
-// takeRead completes a read, which is locked.
-func (o *operation) takeRead() {
+// takeRead completes a read, which is locked, with what is asked of it.
+func (o *operation) takeRead(req *ReadRequest) {
 	c, r := o.c, &o.read
+	o.follow(req.Trace)
 	r.deadline, r.hedges, r.awaitRepair = o.deadline, &c.hedges, c.options.AwaitRepair
 	r.hedge = hedgeAfter(o.peers, r.level.need(r.rf))
 }

@@ -32,6 +32,7 @@ type operation struct {
 	deadline instant
 	expires  time.Time // deadline as a wall clock time, for calls
 	limit    instant   // when the caller's own time is over; never where the deadline is no later
+	trace    *Trace    // nil: nothing is recorded
 	waiter   Waiter    // who started it, until told the answer; nil where the caller waits in run
 
 	peers      []*peer // in the order of the subject's targets
@@ -133,6 +134,9 @@ func (o *operation) Done(call *Call) {
 		f(p.node.ID, call.Kind, took, call.Err)
 	}
 	o.mu.Lock()
+	if o.trace != nil {
+		o.trace.replied(o, out, now)
+	}
 	switch o.kind {
 	case opWrite:
 		o.write.reply(out.phase, int(out.target), &call.Held, call.Err, now, &o.fx)
@@ -179,6 +183,9 @@ func (o *operation) carryOut() {
 	o.refs += fx.n
 	if fx.store != noStep {
 		o.refs++
+	}
+	if o.trace != nil {
+		o.trace.carried(o, &fx)
 	}
 	if fx.missed != 0 {
 		o.noteMissed(fx.missed)
@@ -241,6 +248,9 @@ func (o *operation) prepare(s send) *outCall {
 	out.phase, out.target, out.hedge = s.phase, s.target, s.hedge
 	out.sentAt = o.c.now()
 	o.peers[s.target].sending(out.sentAt)
+	if o.trace != nil {
+		o.trace.sent(o, out)
+	}
 	if f := o.c.events.Hedge; s.hedge && f != nil {
 		f(o.peers[s.target].node.ID)
 	}
@@ -306,6 +316,9 @@ func (o *operation) store(step storeStep) {
 		err = o.c.idempotency.Release(ctx, o.claimKey, w.attempt)
 	}
 	o.mu.Lock()
+	if o.trace != nil {
+		o.trace.claimed(o, step, err)
+	}
 	switch step {
 	case stepReserve:
 		w.reserved(claim, err, o.c.now(), &o.fx)
@@ -351,7 +364,7 @@ func (o *operation) recycle() {
 	case opRead:
 		o.read = read{}
 	}
-	o.kind, o.wakeAt, o.claimKey, o.peers = opNone, never, ClaimKey{}, nil
+	o.kind, o.wakeAt, o.claimKey, o.peers, o.trace = opNone, never, ClaimKey{}, nil, nil
 	o.mu.Unlock()
 	c.pool.Put(o)
 	c.ended()

@@ -41,10 +41,12 @@ func (s *service) WriteKeyValue(ctx context.Context, req *coordinatorpb.WriteKey
 		req.Key = strings.Clone(req.Key)
 		req.IdempotencyKey = strings.Clone(req.IdempotencyKey)
 	}
+	trace := wantedTrace(ctx)
 	result, err := s.engine.Write(ctx, coord.WriteRequest{
 		Tenant: req.TenantId, Key: req.Key, Value: req.Value, Level: level, IdempotencyKey: req.IdempotencyKey,
-		Deadline: time.Now().Add(s.writeTimeout),
+		Deadline: time.Now().Add(s.writeTimeout), Trace: trace,
 	})
+	sendTrace(ctx, trace)
 	if err != nil {
 		return nil, err
 	}
@@ -56,10 +58,12 @@ func (s *service) DeleteKeyValue(ctx context.Context, req *coordinatorpb.DeleteK
 	if err != nil {
 		return nil, err
 	}
+	trace := wantedTrace(ctx)
 	result, err := s.engine.Write(ctx, coord.WriteRequest{
 		Tenant: req.TenantId, Key: req.Key, Delete: true, Level: level, IdempotencyKey: req.IdempotencyKey,
-		Deadline: time.Now().Add(s.writeTimeout),
+		Deadline: time.Now().Add(s.writeTimeout), Trace: trace,
 	})
+	sendTrace(ctx, trace)
 	if err != nil {
 		return nil, err
 	}
@@ -83,9 +87,11 @@ func (s *service) ReadKeyValue(ctx context.Context, req *coordinatorpb.ReadKeyVa
 	if err != nil {
 		return nil, err
 	}
+	trace := wantedTrace(ctx)
 	result, err := s.engine.Read(ctx, coord.ReadRequest{
-		Tenant: req.TenantId, Key: req.Key, Level: level, Deadline: time.Now().Add(s.readTimeout),
+		Tenant: req.TenantId, Key: req.Key, Level: level, Deadline: time.Now().Add(s.readTimeout), Trace: trace,
 	})
+	sendTrace(ctx, trace)
 	if err != nil {
 		return nil, err
 	}
