@@ -53,7 +53,6 @@ type tenants struct {
 
 	mu         sync.Mutex // for what follows, and to change places
 	candidates map[string]uint64
-	sweptAt    time.Time
 	nextSweep  atomic.Int64 // Unix nanoseconds
 }
 
