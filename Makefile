@@ -10,10 +10,16 @@ BUF         = github.com/bufbuild/buf/cmd/buf@v1.75.0
 
 FUZZTIME ?= 30s
 
-.PHONY: build dev test race lint vuln golden proto fuzz sim mutants overload hostile bench clean
+.PHONY: build dev test race lint vuln golden proto fuzz sim mutants overload hostile bench image clean
 
 build: ## one static binary, ./coordinator
 	$(GO) build -buildvcs=true -trimpath -o coordinator .
+
+BUILDER ?= docker
+IMAGE   ?= pairdb-coordinator:latest
+
+image: build ## the container image; BUILDER=buildah where there is no Docker
+	$(BUILDER) build $(if $(findstring buildah,$(BUILDER)),--format docker) -f ops/deploy/Dockerfile -t $(IMAGE) .
 
 dev: build ## a whole cluster in one process, on your machine
 	./coordinator -dev

@@ -30,6 +30,7 @@ import (
 	"github.com/pairdb/coordinator/ops/build"
 	"github.com/pairdb/coordinator/ops/cli"
 	"github.com/pairdb/coordinator/ops/config"
+	"github.com/pairdb/coordinator/ops/console"
 	"github.com/pairdb/coordinator/ops/flags"
 	"github.com/pairdb/coordinator/ops/guard"
 	"github.com/pairdb/coordinator/ops/health"
@@ -194,9 +195,11 @@ func serve(ctx context.Context, cfg *config.Config, dev bool, log hclog.Logger, 
 
 	alive := health.New()
 	measured := metrics.New(build.Version(), build.Commit())
+	notable := new(console.Requests)
+	screen := console.New(console.Options{Version: build.Version(), Metrics: measured, Health: alive, Requests: notable, ShowKeys: dev})
 	ops := httpd.Options{
-		Title: "PairDB coordinator " + cfg.NodeID,
-		Live:  alive.ServeLive, Ready: alive.ServeReady,
+		Title: "PairDB coordinator " + cfg.NodeID, Console: screen, OnShutdown: screen.Close,
+		Live: alive.ServeLive, Ready: alive.ServeReady,
 		PProf:    cfg.Metrics.PProf,
 		ErrorLog: log.Named("http").StandardLogger(&hclog.StandardLoggerOptions{ForceLevel: hclog.Debug}),
 	}
@@ -221,6 +224,7 @@ func serve(ctx context.Context, cfg *config.Config, dev bool, log hclog.Logger, 
 		return err
 	}
 	measure(measured, stores)
+	measureHealth(&measured.Page, "coordinator", alive)
 	nodes, err := openEmbedded(cfg, !dev, log)
 	if err != nil {
 		return err
@@ -258,6 +262,8 @@ func serve(ctx context.Context, cfg *config.Config, dev bool, log hclog.Logger, 
 		return engine.Close(ctx)
 	})
 	measured.ReportStatus(func() coord.Status { return engine.Status(context.Background()) })
+	measured.Engine(engine.Counters)
+	screen.Attach(engine)
 	if err := register(ctx, engine, nodes, cfg, dev, log); err != nil {
 		return err
 	}
@@ -282,7 +288,14 @@ func serve(ctx context.Context, cfg *config.Config, dev bool, log hclog.Logger, 
 		Audit:          func(a *rpc.Admin) { audited(protection.Audit, log, a) },
 		Observe: func(c rpc.Call) {
 			measured.Request(c.Method, c.Code, c.Took)
-			if requests.Due(isFault(c.Code), c.Took) {
+			if c.Operation != "admin" {
+				measured.TenantRequest(c.Tenant, c.Operation != "read", c.Code, c.Took)
+			}
+			fault := isFault(c.Code)
+			if fault || c.Took >= console.SlowRequest {
+				notable.Add(console.Request{At: time.Now(), Operation: c.Operation, Tenant: c.Tenant, Key: c.Key, Code: c.Code.String(), Took: c.Took, Err: c.Err})
+			}
+			if requests.Due(fault, c.Took) {
 				logCall(requests, c)
 			}
 		},
@@ -293,6 +306,7 @@ func serve(ctx context.Context, cfg *config.Config, dev bool, log hclog.Logger, 
 	measured.Counter("coordinator_connections_refused_total", "Client connections closed for being beyond max_connections.",
 		func() uint64 { return uint64(server.RefusedConnections()) })
 	measureLimits(measured, server.Limiter())
+	measured.Gauge("coordinator_connections", "Client connections that are open.", func() float64 { return float64(server.Connections()) })
 	go func() { failed <- server.Serve(grpcListener) }()
 	log.Info("serving", "node_id", stores.Identity.Writer.ID, "grpc", grpcListener.Addr().String(), "ops", opsListener.Addr().String(), "version", build.Version())
 	if dev {
@@ -454,11 +468,7 @@ func chosen(cfg *config.Config, protection *guard.Guard, log hclog.Logger) backe
 // measure puts how the stores' connections are used on the metrics page.
 func measure(page *metrics.Set, s *backends.Stores) {
 	pool := func(name string, stats func() postgres.PoolStats) {
-		page.Gauge("coordinator_"+name+"_pool_acquired", "Connections in use.", func() float64 { return float64(stats().Acquired) })
-		page.Gauge("coordinator_"+name+"_pool_idle", "Connections that are open and unused.", func() float64 { return float64(stats().Idle) })
-		page.Gauge("coordinator_"+name+"_pool_max", "Most connections that there may be.", func() float64 { return float64(stats().Max) })
-		page.Counter("coordinator_"+name+"_pool_waits_total", "Calls that found no idle connection.", func() uint64 { return uint64(stats().Waits) })
-		page.Gauge("coordinator_"+name+"_pool_waited_seconds", "Time that calls have waited for a connection, since the start.", func() float64 { return stats().Waited.Seconds() })
+		page.Pool(name, func() metrics.Pool { return metrics.Pool(stats()) })
 	}
 	if store, ok := s.Metadata.(*postgres.Store); ok {
 		pool("metadata", store.PoolStats)
@@ -474,6 +484,17 @@ func measure(page *metrics.Set, s *backends.Stores) {
 		page.Gauge("coordinator_idempotency_pool_connections", "Connections to Redis.", func() float64 { return float64(claims.Stats().Connections) })
 		page.Gauge("coordinator_idempotency_pool_idle", "Connections to Redis that are unused.", func() float64 { return float64(claims.Stats().IdleConnections) })
 	}
+}
+
+// measureHealth puts readiness and dependencies on the metrics page.
+func measureHealth(page *metrics.Page, what string, alive *health.Health) {
+	page.Health(what, func() bool { ready, _ := alive.Ready(); return ready }, func() []metrics.Dependency {
+		var all []metrics.Dependency
+		for _, d := range alive.Dependencies() {
+			all = append(all, metrics.Dependency{Name: d.Name, Up: d.State == "up", Seconds: d.LatencyMillis / 1000})
+		}
+		return all
+	})
 }
 
 // embedded are the storage nodes that run in this process, by id.
@@ -638,7 +659,8 @@ func serveStorage(ctx context.Context, opts flags.StorageNode, log hclog.Logger,
 	}
 	defer closing("storage node", node.Close)
 	alive.Check("disk", func(context.Context) error { return node.Unavailable() })
-	describeOn(page, node)
+	page.Storage(func() metrics.Store { return metrics.Store(node.Stats()) })
+	measureHealth(page, "storage", alive)
 	server, err := rpc.NewStorageServer(rpc.StorageServerOptions{Replica: node, TLS: protection.Clients})
 	if err != nil {
 		return err
@@ -683,21 +705,6 @@ func serveStorage(ctx context.Context, opts flags.StorageNode, log hclog.Logger,
 
 // storageGrace is how long a storage node lets calls under way end.
 const storageGrace = 10 * time.Second
-
-// describeOn puts what the node says of itself on a metrics page.
-func describeOn(page *metrics.Page, node *badger.Node) {
-	describe := func() coord.NodeDescription {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-		defer cancel()
-		who, err := node.Describe(ctx)
-		if err != nil {
-			return coord.NodeDescription{} // it is closing
-		}
-		return who
-	}
-	page.Gauge("storage_keys", "Keys held, deleted ones included.", func() float64 { return float64(describe().Keys) })
-	page.Gauge("storage_disk_used_ratio", "Used part of the file system, 0 to 1.", func() float64 { return describe().DiskUsedFraction })
-}
 
 // reachable is the address by which others reach a listener: where it listens
 // on every interface, the machine's name stands for the host.

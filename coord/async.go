@@ -77,13 +77,14 @@ func (c *Coordinator) awaitTenantOfRead(req ReadRequest, w Waiter) {
 func (c *Coordinator) startRead(v *view, t *Tenant, req *ReadRequest, w Waiter) {
 	o := c.open(opRead, v, t, req.Key, req.Level, req.Deadline)
 	o.waiter = w
-	o.takeRead()
+	o.takeRead(req)
 	o.start()
 }
 
 // takeWrite completes a write, which is locked, with what is asked of it.
 func (o *operation) takeWrite(req *WriteRequest) {
 	c, w := o.c, &o.write
+	o.follow(req.Trace)
 	w.issuer = &c.issuer
 	w.value, w.delete, w.ttl = req.Value, req.Delete, req.TTL
 	w.deadline, w.hedges = o.deadline, &c.hedges
@@ -96,9 +97,10 @@ func (o *operation) takeWrite(req *WriteRequest) {
 	}
 }
 
-// takeRead completes a read, which is locked.
-func (o *operation) takeRead() {
+// takeRead completes a read, which is locked, with what is asked of it.
+func (o *operation) takeRead(req *ReadRequest) {
 	c, r := o.c, &o.read
+	o.follow(req.Trace)
 	r.deadline, r.hedges, r.awaitRepair = o.deadline, &c.hedges, c.options.AwaitRepair
 	r.wall = o.began
 	r.hedge = hedgeAfter(o.peers, r.level.need(r.rf))

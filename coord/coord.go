@@ -262,7 +262,7 @@ func (c *Coordinator) Read(ctx context.Context, req ReadRequest) (ReadResult, er
 	if err != nil {
 		return ReadResult{}, err
 	}
-	o.takeRead()
+	o.takeRead(&req)
 	o.run(ctx)
 	o.mu.Lock()
 	return o.leaveRead(ctx)

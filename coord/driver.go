@@ -32,6 +32,7 @@ type operation struct {
 	deadline instant
 	expires  time.Time // deadline as a wall clock time, for calls
 	limit    instant   // when the caller's own time is over; never where the deadline is no later
+	trace    *Trace    // nil: nothing is recorded
 	waiter   Waiter    // who started it, until told the answer; nil where the caller waits in run
 
 	peers      []*peer // in the order of the subject's targets
@@ -146,6 +147,9 @@ func (out *outCall) Done(call *Call) {
 		f(out.peer.node.ID, call.Kind, took, call.Err)
 	}
 	o.mu.Lock()
+	if o.trace != nil {
+		o.trace.replied(o, out, now)
+	}
 	newer := newerEpoch(call.Err)
 	switch {
 	case !o.subject().counts(out.attempt, o.attempt):
@@ -199,6 +203,9 @@ func (o *operation) carryOut() {
 	o.refs += fx.n
 	if fx.store != noStep {
 		o.refs++
+	}
+	if o.trace != nil {
+		o.trace.carried(o, &fx)
 	}
 	if fx.missed != 0 {
 		o.noteMissed(fx.missed)
@@ -262,6 +269,9 @@ func (o *operation) prepare(s send, now instant) *outCall {
 	out.phase, out.target, out.hedge = s.phase, s.target, s.hedge
 	out.sentAt = now
 	out.peer.sending(out.sentAt)
+	if o.trace != nil {
+		o.trace.sent(o, out)
+	}
 	if f := o.c.events.Hedge; s.hedge && f != nil {
 		f(out.peer.node.ID)
 	}
@@ -326,6 +336,9 @@ func (o *operation) store(step storeStep) {
 		err = o.c.idempotency.Release(ctx, o.claimKey, w.attempt)
 	}
 	o.mu.Lock()
+	if o.trace != nil {
+		o.trace.claimed(o, step, err)
+	}
 	switch step {
 	case stepReserve:
 		w.reserved(claim, err, o.c.now(), &o.fx)
@@ -371,7 +384,7 @@ func (o *operation) recycle() {
 	case opRead:
 		o.read = read{}
 	}
-	o.kind, o.wakeAt, o.claimKey, o.peers = opNone, never, ClaimKey{}, nil
+	o.kind, o.wakeAt, o.claimKey, o.peers, o.trace = opNone, never, ClaimKey{}, nil, nil
 	o.attempt, o.id = 0, ""
 	o.mu.Unlock()
 	c.pool.Put(o)

@@ -24,7 +24,7 @@ func (c *Coordinator) runErrands(kind errand, v *view, keys []errandKey) (bytes 
 		}
 		o := c.open(opRead, v, k.tenant, k.key, Quorum, time.Time{})
 		o.waiter = errandWaiter(results)
-		o.takeRead()
+		o.takeRead(&ReadRequest{})
 		o.read.errand, o.read.awaitRepair = kind, true
 		o.start()
 		started++

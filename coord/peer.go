@@ -91,25 +91,11 @@ func (p *peer) silent(now instant) bool {
 // silent ones before them, slow ones before those, and, where a single answer
 // decides (level one), those that are known to be behind.
 func rank(peers []*peer, now instant, level Level, down []error) {
-	var class [maxTargets]uint8
-	best := int64(-1)
-	for _, p := range peers {
-		if mean := p.mean.Load(); mean > 0 && (best < 0 || mean < best) {
-			best = mean
-		}
-	}
+	var class [maxTargets]Standing
+	best := bestMean(peers)
 	for i, p := range peers {
 		down[i] = p.replica.Unavailable()
-		switch mean := p.mean.Load(); {
-		case down[i] != nil:
-			class[i] = 4
-		case p.silent(now):
-			class[i] = 3
-		case level == One && p.indebted.Load():
-			class[i] = 2
-		case best > 0 && mean > slowFactor*best && mean > best+int64(slowMargin):
-			class[i] = 1
-		}
+		class[i] = p.standing(now, level, best, down[i])
 	}
 	// Insertion sort: stable, and there are few.
 	for i := 1; i < len(peers); i++ {
@@ -119,6 +105,33 @@ func rank(peers []*peer, now instant, level Level, down []error) {
 			down[j], down[j-1] = down[j-1], down[j]
 		}
 	}
+}
+
+// bestMean is the least mean of peers, -1 where none is known.
+func bestMean(peers []*peer) int64 {
+	best := int64(-1)
+	for _, p := range peers {
+		if mean := p.mean.Load(); mean > 0 && (best < 0 || mean < best) {
+			best = mean
+		}
+	}
+	return best
+}
+
+// standing is how p is to be asked beside others of which the best has a mean
+// of best; down is why it cannot be used, nil where it can.
+func (p *peer) standing(now instant, level Level, best int64, down error) Standing {
+	switch mean := p.mean.Load(); {
+	case down != nil:
+		return Down
+	case p.silent(now):
+		return Silent
+	case level == One && p.indebted.Load():
+		return Behind
+	case best > 0 && mean > slowFactor*best && mean > best+int64(slowMargin):
+		return Slow
+	}
+	return Preferred
 }
 
 // hedgeAfter is how long to wait for the preferred peers before one more is

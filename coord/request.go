@@ -19,6 +19,8 @@ type WriteRequest struct {
 	// Deadline is when the answer is due at the latest, with ErrDeadlineExceeded
 	// if need be. Zero: there is none but the engine's own, and the context's.
 	Deadline time.Time
+	// Trace records what the write does. Nil: nothing is recorded.
+	Trace *Trace
 }
 
 // WriteResult is the answer to a successful write or delete.
@@ -34,8 +36,9 @@ type ReadRequest struct {
 	Tenant string
 	Key    string
 	Level  Level
-	// Deadline is as in WriteRequest.
+	// Deadline and Trace are as in WriteRequest.
 	Deadline time.Time
+	Trace    *Trace
 }
 
 // ReadResult is a value that was found. The receiver owns Value.

@@ -22,6 +22,7 @@ type tenantCache struct {
 	// changes counts how often everything may have changed unnoticed: what was
 	// loaded before the last time is outdated.
 	changes atomic.Uint64
+	evicted atomic.Uint64 // tenants, for lack of room
 }
 
 type cachedTenant struct {
@@ -59,6 +60,11 @@ func (t *tenantCache) open(m Metadata, ttl time.Duration, size int, now func() i
 		// loaded before it is used, not after.
 		RefreshCalculator: otter.RefreshWriting[string, cachedTenant](1 << 62),
 		Logger:            &otter.NoopLogger{},
+		OnDeletion: func(e otter.DeletionEvent[string, cachedTenant]) {
+			if e.WasEvicted() {
+				t.evicted.Add(1)
+			}
+		},
 	})
 }
 

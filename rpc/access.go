@@ -33,6 +33,7 @@ var accessRules = map[string]access{
 	"BatchWrite":              accessTenant,
 	"BatchRead":               accessTenant,
 	"ListKeys":                accessTenant,
+	"Explain":                 accessTenantOrAdmin,
 	"ScanKeys":                accessTenant,
 	"CreateTenant":            accessAdmin,
 	"UpdateReplicationFactor": accessAdmin,

@@ -75,6 +75,7 @@ func goodRequests() map[string]proto.Message {
 		"BatchWrite":              &coordinatorpb.BatchWriteRequest{TenantId: "t", Items: []*coordinatorpb.BatchWriteItem{{Key: "k"}}},
 		"BatchRead":               &coordinatorpb.BatchReadRequest{TenantId: "t", Keys: []string{"k"}},
 		"ListKeys":                &coordinatorpb.ListKeysRequest{TenantId: "t"},
+		"Explain":                 &coordinatorpb.ExplainRequest{TenantId: "t", Key: "k"},
 		"ScanKeys":                &coordinatorpb.ScanKeysRequest{TenantId: "t"},
 		"PlanNodeChange":          &coordinatorpb.PlanNodeChangeRequest{Remove: &coordinatorpb.RemoveStorageNodeRequest{NodeId: "n"}},
 		"RepairReplicas":          &coordinatorpb.RepairReplicasRequest{TenantId: "t"},

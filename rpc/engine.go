@@ -49,4 +49,6 @@ type Engine interface {
 	// Nodes lists the registered nodes by id.
 	Nodes(context.Context) ([]coord.NodeState, error)
 	Status(context.Context) coord.Status
+	// Explain tells what an operation on a key would do, and does nothing.
+	Explain(ctx context.Context, tenant, key string, level coord.Level) (coord.Explanation, error)
 }

@@ -95,7 +95,7 @@ func operationOf(method string) string {
 		return "write"
 	case methodDelete:
 		return "delete"
-	case methodRead, "BatchRead", "ListKeys":
+	case methodRead, "BatchRead", "ListKeys", "Explain":
 		return "read"
 	}
 	return "admin"
@@ -112,7 +112,7 @@ const (
 func readOnly(method string) bool {
 	switch method {
 	case methodRead, "BatchRead", "ListKeys", "GetTenant", "ListTenants", "ListStorageNodes",
-		"GetMigrationStatus", "ListMigrations", "PlanNodeChange", "GetStatus", "GetTenantLimits":
+		"GetMigrationStatus", "ListMigrations", "PlanNodeChange", "GetStatus", "GetTenantLimits", "Explain":
 		return true
 	}
 	return false

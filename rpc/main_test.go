@@ -45,6 +45,7 @@ type script struct {
 	repair     func(ctx context.Context, r coord.RepairRequest, tell func(coord.RepairProgress)) error
 	nodes      func() ([]coord.NodeState, error)
 	status     coord.Status
+	explain    func(tenant, key string, level coord.Level) (coord.Explanation, error)
 }
 
 func (s *script) Write(ctx context.Context, r coord.WriteRequest) (coord.WriteResult, error) {
@@ -52,6 +53,9 @@ func (s *script) Write(ctx context.Context, r coord.WriteRequest) (coord.WriteRe
 }
 func (s *script) Read(ctx context.Context, r coord.ReadRequest) (coord.ReadResult, error) {
 	return s.read(ctx, r)
+}
+func (s *script) Explain(_ context.Context, tenant, key string, level coord.Level) (coord.Explanation, error) {
+	return s.explain(tenant, key, level)
 }
 func (s *script) StartWrite(r coord.WriteRequest, w coord.Waiter) {
 	go func() {

@@ -31,7 +31,11 @@ func benchCommand() command {
 Workers send one request after another (a closed loop), or, with -rate, at set
 times whether or not earlier ones were answered in time; latency then counts
 from when a request was due. With -pipeline requests travel together on one
-stream for each connection. Keys bench-0 and on of the tenant are overwritten.`,
+stream for each connection. Keys bench-0 and on of the tenant are overwritten.
+
+With -count the measurement ends after so many requests, else after -duration.
+With -interval each line tells of one interval: what follows #, and, with -json,
+the time series.`,
 		flags: bench,
 	}
 }
@@ -40,11 +44,16 @@ stream for each connection. Keys bench-0 and on of the tenant are overwritten.`,
 type benchOptions struct {
 	workers, connections int
 	duration             time.Duration
-	keys, valueSize      int
-	mix                  string
+	count                int64
+	interval             time.Duration
+	keys                 int
+	distribution         string
+	valueSize, mix       string
 	rate                 float64
 	pipeline             bool
-	readPercent          int // from mix
+
+	readPercent int   // from mix
+	sizes       sizes // from valueSize
 }
 
 func bench(fs *flag.FlagSet) action {
@@ -52,8 +61,11 @@ func bench(fs *flag.FlagSet) action {
 	fs.IntVar(&o.workers, "workers", 64, "requests under way at once")
 	fs.IntVar(&o.connections, "connections", 4, "connections that they share")
 	fs.DurationVar(&o.duration, "duration", 10*time.Second, "how long to measure")
+	fs.Int64Var(&o.count, "count", 0, "end after so many requests; 0: after -duration")
+	fs.DurationVar(&o.interval, "interval", 0, "report every so often; 0: only at the end")
 	fs.IntVar(&o.keys, "keys", 10_000, "different keys")
-	fs.IntVar(&o.valueSize, "value-size", 100, "bytes of a value")
+	fs.StringVar(&o.distribution, "distribution", "uniform", "how requests fall on keys: uniform, or zipfian (a few popular ones, as in YCSB)")
+	fs.StringVar(&o.valueSize, "value-size", "100", "`BYTES` of a value, or a range such as 100-4000")
 	fs.StringVar(&o.mix, "mix", "mixed", "write, read, mixed (half and half), or the percentage of reads")
 	fs.Float64Var(&o.rate, "rate", 0, "requests per second at set times; 0: as fast as answers come")
 	fs.BoolVar(&o.pipeline, "pipeline", false, "send requests on streams, many in a message")
@@ -93,14 +105,23 @@ func (o *benchOptions) check() error {
 		{"-workers", o.workers, 1, 1000}, // each holds two histograms
 		{"-connections", o.connections, 1, 1000},
 		{"-keys", o.keys, 1, 100_000_000},
-		{"-value-size", o.valueSize, 0, maxValueBytes},
 	} {
 		if f.n < f.lo || f.n > f.hi {
 			return wrongUsage("%s must be between %d and %d", f.name, f.lo, f.hi)
 		}
 	}
-	if o.duration <= 0 || o.rate < 0 {
-		return wrongUsage("-duration must be above 0 and -rate not below it")
+	if o.duration <= 0 || o.rate < 0 || o.count < 0 {
+		return wrongUsage("-duration must be above 0, and -rate and -count not below it")
+	}
+	if o.interval != 0 && o.interval < minInterval {
+		return wrongUsage("-interval must be 0, or at least %v", minInterval)
+	}
+	if o.distribution != "uniform" && o.distribution != "zipfian" {
+		return wrongUsage("-distribution must be uniform or zipfian, not %q", o.distribution)
+	}
+	var err error
+	if o.sizes, err = parseSizes(o.valueSize); err != nil {
+		return err
 	}
 	switch o.mix {
 	case "write":
@@ -119,6 +140,9 @@ func (o *benchOptions) check() error {
 	return nil
 }
 
+// minInterval bounds how often a measurement reports.
+const minInterval = 10 * time.Millisecond
+
 // bencher sends requests and measures them.
 type bencher struct {
 	benchOptions
@@ -126,11 +150,15 @@ type bencher struct {
 	conns     []*grpc.ClientConn
 	clients   []pb.CoordinatorServiceClient
 	pipelined *client.Client // nil without -pipeline
-	value     []byte
+	value     []byte         // the longest; others are its beginnings
+	chooser   keys
 }
 
 func newBencher(in *invocation, o benchOptions) (*bencher, error) {
-	b := &bencher{benchOptions: o, in: in, value: make([]byte, o.valueSize)}
+	b := &bencher{benchOptions: o, in: in, value: make([]byte, o.sizes.most), chooser: uniformKeys(o.keys)}
+	if o.distribution == "zipfian" {
+		b.chooser = newZipfKeys(o.keys)
+	}
 	random := rand.New(rand.NewPCG(1, 2))
 	for i := range b.value {
 		b.value[i] = byte(random.Uint32())
@@ -164,14 +192,14 @@ func (b *bencher) close() {
 	}
 }
 
-func (b *bencher) write(ctx context.Context, unary pb.CoordinatorServiceClient, key string) error {
+func (b *bencher) write(ctx context.Context, unary pb.CoordinatorServiceClient, key string, value []byte) error {
 	if b.pipelined != nil {
-		return b.pipelined.Put(ctx, key, b.value)
+		return b.pipelined.Put(ctx, key, value)
 	}
 	ctx, cancel := context.WithTimeout(ctx, b.in.timeout)
 	defer cancel()
 	_, err := unary.WriteKeyValue(ctx, &pb.WriteKeyValueRequest{
-		TenantId: b.in.tenant, Key: key, Value: b.value, Consistency: b.in.consistency,
+		TenantId: b.in.tenant, Key: key, Value: value, Consistency: b.in.consistency,
 	})
 	return err
 }
@@ -203,7 +231,7 @@ func (b *bencher) prepare(ctx context.Context) error {
 				if i >= b.keys {
 					return
 				}
-				err := b.in.retry(ctx, func(ctx context.Context) error { return b.write(ctx, unary, benchKey(i)) })
+				err := b.in.retry(ctx, func(ctx context.Context) error { return b.write(ctx, unary, benchKey(i), b.value) })
 				if err != nil {
 					cancel(err)
 				}
@@ -250,8 +278,13 @@ func (b *bencher) measure(ctx context.Context) *benchReport {
 	defer cancel()
 	start := time.Now()
 	end := start.Add(b.duration)
+	if b.count > 0 {
+		end = start.Add(longest)
+	}
 	report := &benchReport{options: b.benchOptions, writes: newMeasured(), reads: newMeasured()}
-	var next atomic.Int64 // requests begun, at a set rate
+	series := newSeries(b.interval, b.workers)
+	stopSeries := series.start(start, b.in)
+	var next atomic.Int64 // requests begun, where they are counted
 	var merging sync.Mutex
 	var workers sync.WaitGroup
 	for w := range b.workers {
@@ -261,20 +294,29 @@ func (b *bencher) measure(ctx context.Context) *benchReport {
 			writes, reads := newMeasured(), newMeasured()
 			for ctx.Err() == nil {
 				begin := time.Now()
-				if b.rate > 0 {
-					begin = start.Add(time.Duration(float64(next.Add(1)-1) / b.rate * float64(time.Second)))
+				if b.rate > 0 || b.count > 0 {
+					n := next.Add(1) - 1
+					if b.count > 0 && n >= b.count {
+						break
+					}
+					if b.rate > 0 {
+						begin = start.Add(time.Duration(float64(n) / b.rate * float64(time.Second)))
+					}
 				}
 				if !begin.Before(end) || !waitUntil(ctx, begin) {
 					break
 				}
-				key := benchKey(random.IntN(b.keys))
+				key := benchKey(b.chooser.next(random))
+				to, err := &writes, error(nil)
 				if random.IntN(100) < b.readPercent {
-					err := b.read(ctx, unary, key)
-					reads.add(err, time.Since(begin))
+					to = &reads
+					err = b.read(ctx, unary, key)
 				} else {
-					err := b.write(ctx, unary, key)
-					writes.add(err, time.Since(begin))
+					err = b.write(ctx, unary, key, b.value[:b.sizes.pick(random)])
 				}
+				took := time.Since(begin)
+				to.add(err, took)
+				series.add(w, err, took)
 			}
 			merging.Lock()
 			defer merging.Unlock()
@@ -284,8 +326,12 @@ func (b *bencher) measure(ctx context.Context) *benchReport {
 	}
 	workers.Wait()
 	report.took = time.Since(start)
+	report.series = stopSeries()
 	return report
 }
+
+// longest is how long a measurement of so many requests may take.
+const longest = 1000 * time.Hour
 
 // waitUntil sleeps until t, and tells whether ctx let it.
 func waitUntil(ctx context.Context, t time.Time) bool {
@@ -308,6 +354,7 @@ type benchReport struct {
 	options       benchOptions
 	took          time.Duration
 	writes, reads measured
+	series        []seriesLine
 }
 
 func (r *benchReport) failed() (n int64) {
@@ -353,17 +400,20 @@ func (r *benchReport) print(in *invocation) error {
 	}
 	if in.json {
 		out, err := json.MarshalIndent(struct {
-			Seconds     float64     `json:"seconds"`
-			Workers     int         `json:"workers"`
-			Connections int         `json:"connections"`
-			Keys        int         `json:"keys"`
-			ValueSize   int         `json:"value_size"`
-			Rate        float64     `json:"rate"`
-			Pipeline    bool        `json:"pipeline"`
-			Operations  []benchLine `json:"operations"`
+			Seconds      float64      `json:"seconds"`
+			Workers      int          `json:"workers"`
+			Connections  int          `json:"connections"`
+			Keys         int          `json:"keys"`
+			Distribution string       `json:"distribution"`
+			ValueSize    int          `json:"value_size"` // the greatest
+			ValueSizeMin int          `json:"value_size_min"`
+			Rate         float64      `json:"rate"`
+			Pipeline     bool         `json:"pipeline"`
+			Operations   []benchLine  `json:"operations"`
+			Series       []seriesLine `json:"series,omitempty"`
 		}{
-			r.took.Seconds(), r.options.workers, r.options.connections, r.options.keys, r.options.valueSize,
-			r.options.rate, r.options.pipeline, operations,
+			r.took.Seconds(), r.options.workers, r.options.connections, r.options.keys, r.options.distribution,
+			r.options.sizes.most, r.options.sizes.least, r.options.rate, r.options.pipeline, operations, r.series,
 		}, "", "  ")
 		if err != nil {
 			return fmt.Errorf("print the report as JSON: %w", err)

@@ -32,11 +32,12 @@ import (
 // function for is unimplemented.
 type server struct {
 	pb.UnimplementedCoordinatorServiceServer
-	write  func(context.Context, *pb.WriteKeyValueRequest) (*pb.WriteKeyValueResponse, error)
-	read   func(context.Context, *pb.ReadKeyValueRequest) (*pb.ReadKeyValueResponse, error)
-	delete func(*pb.DeleteKeyValueRequest) (*pb.DeleteKeyValueResponse, error)
-	keys   func(*pb.ListKeysRequest) (*pb.ListKeysResponse, error)
-	other  func(request any) (any, error) // the rest
+	explain func(*pb.ExplainRequest) (*pb.ExplainResponse, error)
+	write   func(context.Context, *pb.WriteKeyValueRequest) (*pb.WriteKeyValueResponse, error)
+	read    func(context.Context, *pb.ReadKeyValueRequest) (*pb.ReadKeyValueResponse, error)
+	delete  func(*pb.DeleteKeyValueRequest) (*pb.DeleteKeyValueResponse, error)
+	keys    func(*pb.ListKeysRequest) (*pb.ListKeysResponse, error)
+	other   func(request any) (any, error) // the rest
 
 	unary     bool         // it has no Pipeline
 	pipelined atomic.Int64 // operations that came through it
@@ -44,6 +45,10 @@ type server struct {
 
 func (s *server) WriteKeyValue(ctx context.Context, q *pb.WriteKeyValueRequest) (*pb.WriteKeyValueResponse, error) {
 	return s.write(ctx, q)
+}
+
+func (s *server) Explain(_ context.Context, q *pb.ExplainRequest) (*pb.ExplainResponse, error) {
+	return s.explain(q)
 }
 
 func (s *server) ReadKeyValue(ctx context.Context, q *pb.ReadKeyValueRequest) (*pb.ReadKeyValueResponse, error) {

@@ -42,6 +42,7 @@ type connection struct {
 	token          string // from the environment
 	ca, cert, key  string
 	systemTLS      bool
+	trace          bool // of put, get and delete
 }
 
 func (c *connection) addFlags(fs *flag.FlagSet, getenv func(string) string) {

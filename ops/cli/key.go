@@ -16,14 +16,16 @@ const maxValueBytes = 10 << 20
 func keyCommands() []command {
 	return []command{
 		{name: "put", args: "KEY VALUE", count: [2]int{2, 2}, summary: "Write a value; a VALUE of - is read from standard input", flags: putFlags},
-		{name: "get", args: "KEY", count: [2]int{1, 1}, summary: "Print a value, exactly its bytes", run: get},
-		{name: "delete", args: "KEY", count: [2]int{1, 1}, summary: "Delete a key; one that is absent, too", run: deleteKey},
+		{name: "get", args: "KEY", count: [2]int{1, 1}, summary: "Print a value, exactly its bytes", flags: traced(get)},
+		{name: "delete", args: "KEY", count: [2]int{1, 1}, summary: "Delete a key; one that is absent, too", flags: traced(deleteKey)},
 	}
 }
 
 func putFlags(fs *flag.FlagSet) action {
 	ttl := fs.Duration("ttl", 0, "how long the value lives, to the second; 0: for ever")
+	trace := traceFlag(fs)
 	return func(ctx context.Context, in *invocation) error {
+		in.trace = *trace
 		if *ttl < 0 || *ttl%time.Second != 0 {
 			return wrongUsage("-ttl must be whole seconds, not %v", *ttl)
 		}
@@ -42,7 +44,7 @@ func put(ctx context.Context, in *invocation, ttl time.Duration) error {
 			return fmt.Errorf("the value on standard input is more than %d bytes", maxValueBytes)
 		}
 	}
-	a, err := ask(ctx, in, pb.CoordinatorServiceClient.WriteKeyValue, &pb.WriteKeyValueRequest{
+	a, err := askTraced(ctx, in, pb.CoordinatorServiceClient.WriteKeyValue, &pb.WriteKeyValueRequest{
 		TenantId: in.tenant, Key: in.args[0], Value: value, Consistency: in.consistency, IdempotencyKey: in.idempotencyKey,
 		TtlSeconds: int64(ttl / time.Second),
 	})
@@ -53,7 +55,7 @@ func put(ctx context.Context, in *invocation, ttl time.Duration) error {
 }
 
 func get(ctx context.Context, in *invocation) error {
-	a, err := ask(ctx, in, pb.CoordinatorServiceClient.ReadKeyValue, &pb.ReadKeyValueRequest{
+	a, err := askTraced(ctx, in, pb.CoordinatorServiceClient.ReadKeyValue, &pb.ReadKeyValueRequest{
 		TenantId: in.tenant, Key: in.args[0], Consistency: in.consistency,
 	})
 	if err != nil {
@@ -66,7 +68,7 @@ func get(ctx context.Context, in *invocation) error {
 }
 
 func deleteKey(ctx context.Context, in *invocation) error {
-	a, err := ask(ctx, in, pb.CoordinatorServiceClient.DeleteKeyValue, &pb.DeleteKeyValueRequest{
+	a, err := askTraced(ctx, in, pb.CoordinatorServiceClient.DeleteKeyValue, &pb.DeleteKeyValueRequest{
 		TenantId: in.tenant, Key: in.args[0], Consistency: in.consistency, IdempotencyKey: in.idempotencyKey,
 	})
 	if err != nil {

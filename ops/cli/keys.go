@@ -21,11 +21,11 @@ func keysCommand() command {
 Keys come in the order of their tokens, each once. A key that holds a line feed
 or other control characters is better read with -json, which prints a JSON
 string a line.`,
-		flags: keys,
+		flags: listKeys,
 	}
 }
 
-func keys(fs *flag.FlagSet) action {
+func listKeys(fs *flag.FlagSet) action {
 	prefix := fs.String("prefix", "", "only keys that begin with `P`")
 	return func(ctx context.Context, in *invocation) error {
 		conn, err := in.dial()

@@ -47,6 +47,7 @@ var rules = map[string]struct{ tenant, admin, anyone bool }{
 	"BatchWrite":              {tenant: true},
 	"BatchRead":               {tenant: true},
 	"ListKeys":                {tenant: true},
+	"Explain":                 {tenant: true, admin: true},
 	"ScanKeys":                {tenant: true},
 	"CreateTenant":            {admin: true},
 	"UpdateReplicationFactor": {admin: true},
@@ -127,6 +128,9 @@ func (e *engine) AddNode(context.Context, coord.StorageNode) (coord.Migration, e
 }
 func (e *engine) RemoveNode(context.Context, string, coord.Removal) (coord.Migration, error) {
 	return coord.Migration{}, e.note()
+}
+func (e *engine) Explain(context.Context, string, string, coord.Level) (coord.Explanation, error) {
+	return coord.Explanation{}, e.note()
 }
 func (e *engine) Plan(context.Context, coord.PlanRequest) (coord.Plan, error) {
 	return coord.Plan{}, e.note()

@@ -83,13 +83,13 @@ func (h *Health) ServeLive(w http.ResponseWriter, _ *http.Request) {
 
 // readiness is the answer of ServeReady.
 type readiness struct {
-	Status string   `json:"status"` // ready or not_ready
-	Reason string   `json:"reason,omitempty"`
-	Checks []result `json:"checks"`
+	Status string       `json:"status"` // ready or not_ready
+	Reason string       `json:"reason,omitempty"`
+	Checks []Dependency `json:"checks"`
 }
 
-// result is how a dependency was when last probed.
-type result struct {
+// Dependency is how a dependency was when last probed.
+type Dependency struct {
 	Name          string  `json:"name"`
 	State         string  `json:"state"` // up or down
 	LatencyMillis float64 `json:"latency_ms"`
@@ -99,22 +99,27 @@ type result struct {
 // ServeReady answers 200 when ready and 503, with the reason, when not; in both
 // cases with the state of each dependency.
 func (h *Health) ServeReady(w http.ResponseWriter, _ *http.Request) {
-	h.mu.Lock()
-	checks := h.checks[:len(h.checks):len(h.checks)]
-	h.mu.Unlock()
-
-	body := readiness{Status: "ready", Checks: make([]result, len(checks))}
-	var probes sync.WaitGroup
-	for i, c := range checks {
-		probes.Go(func() { body.Checks[i] = c.result() })
-	}
-	probes.Wait()
-
+	body := readiness{Status: "ready", Checks: h.Dependencies()}
 	status := http.StatusOK
 	if ready, reason := h.Ready(); !ready {
 		status, body.Status, body.Reason = http.StatusServiceUnavailable, "not_ready", reason
 	}
 	answer(w, status, body)
+}
+
+// Dependencies tells how each dependency is, in the order in which they were
+// added. It takes a second at most: what was asked lately is not asked again.
+func (h *Health) Dependencies() []Dependency {
+	h.mu.Lock()
+	checks := h.checks[:len(h.checks):len(h.checks)]
+	h.mu.Unlock()
+	all := make([]Dependency, len(checks))
+	var probes sync.WaitGroup
+	for i, c := range checks {
+		probes.Go(func() { all[i] = c.result() })
+	}
+	probes.Wait()
+	return all
 }
 
 func answer(w http.ResponseWriter, status int, body any) {
@@ -131,7 +136,7 @@ type check struct {
 	now   func() time.Time
 
 	mu      sync.Mutex
-	latest  result
+	latest  Dependency
 	at      time.Time     // when latest came; zero before the first
 	running chan struct{} // closed when the probe under way ends; nil without one
 	since   time.Time     // when the probe under way began
@@ -141,7 +146,7 @@ type check struct {
 // probe. A probe that does not answer in time counts as down, and no other one
 // is started until it has ended, so that a dependency that hangs holds one
 // goroutine and not one a request.
-func (c *check) result() result {
+func (c *check) result() Dependency {
 	c.mu.Lock()
 	if c.running == nil {
 		if !c.at.IsZero() && c.now().Sub(c.at) < keep {
@@ -162,7 +167,7 @@ func (c *check) result() result {
 		defer c.mu.Unlock()
 		return c.latest
 	case <-timer.C:
-		return result{Name: c.name, State: "down", LatencyMillis: millis(c.now().Sub(since)),
+		return Dependency{Name: c.name, State: "down", LatencyMillis: millis(c.now().Sub(since)),
 			Error: fmt.Sprintf("no answer within %v", probeTimeout)}
 	}
 }
@@ -171,7 +176,7 @@ func (c *check) run(done chan struct{}, since time.Time) {
 	ctx, cancel := context.WithTimeout(context.Background(), probeTimeout)
 	defer cancel()
 	err := c.probe(ctx)
-	r := result{Name: c.name, State: "up", LatencyMillis: millis(c.now().Sub(since))}
+	r := Dependency{Name: c.name, State: "up", LatencyMillis: millis(c.now().Sub(since))}
 	if err != nil {
 		r.State, r.Error = "down", err.Error()
 	}

@@ -30,6 +30,8 @@ type Options struct {
 	Metrics     http.Handler     // nil: none
 	MetricsPath string           // as in "/metrics"
 	PProf       bool             // serve /debug/pprof/
+	Console     http.Handler     // at / and under /console/; nil: a page of links at /
+	OnShutdown  func()           // called when Shutdown begins, to end streams; may be nil
 	ErrorLog    *log.Logger      // nil: what the server itself complains of is dropped
 }
 
@@ -43,7 +45,7 @@ func New(o Options) *Server {
 	if o.ErrorLog == nil {
 		o.ErrorLog = log.New(io.Discard, "", 0)
 	}
-	return &Server{&http.Server{
+	server := &http.Server{
 		Handler:           newMux(o),
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       10 * time.Second,
@@ -51,7 +53,11 @@ func New(o Options) *Server {
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    maxHeaderBytes,
 		ErrorLog:          o.ErrorLog,
-	}}
+	}
+	if o.OnShutdown != nil {
+		server.RegisterOnShutdown(o.OnShutdown)
+	}
+	return &Server{server}
 }
 
 func newMux(o Options) http.Handler {
@@ -70,6 +76,11 @@ func newMux(o Options) http.Handler {
 		mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
 		mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
 		links = append(links, "/debug/pprof/")
+	}
+	if o.Console != nil {
+		mux.Handle("/{$}", o.Console)
+		mux.Handle("/console/", o.Console)
+		return mux
 	}
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")

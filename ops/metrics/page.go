@@ -81,6 +81,10 @@ func (p *Page) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
 type writer struct {
 	buf     []byte
 	process map[string][]string // lines by family, once readProcess was called
+
+	// What several families share, once it was asked for.
+	stored       *Store
+	dependencies []Dependency
 }
 
 func (w *writer) text(parts ...string) {

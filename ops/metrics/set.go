@@ -33,6 +33,7 @@ type Set struct {
 	conflicts      *metrics.Counter
 	repairs        *metrics.Counter
 	refused        *metrics.Counter
+	tenants        *tenants
 	status         atomic.Pointer[func() coord.Status]
 }
 
@@ -72,6 +73,7 @@ func New(version, commit string) *Set {
 		cacheMisses:    newLabelled[metrics.Counter](1, "tenant"),
 		quorumFailures: newLabelled[metrics.Counter](8, "delete", "read", "write"),
 		background:     newLabelled[metrics.Counter](maxBackground),
+		tenants:        newTenants(time.Now),
 	}
 	for _, m := range coordinatorpb.CoordinatorService_ServiceDesc.Methods {
 		s.methods.add(m.MethodName)
@@ -90,6 +92,7 @@ func New(version, commit string) *Set {
 	s.addReplicas()
 	s.addStatus()
 	s.addChores()
+	s.addTenants()
 	return s
 }
 

@@ -4174,6 +4174,521 @@ func (x *NodeStatus) GetOwedRanges() int32 {
 	return 0
 }
 
+type ExplainRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	TenantId      string                 `protobuf:"bytes,1,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
+	Key           string                 `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
+	Consistency   string                 `protobuf:"bytes,3,opt,name=consistency,proto3" json:"consistency,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainRequest) Reset() {
+	*x = ExplainRequest{}
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[62]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainRequest) ProtoMessage() {}
+
+func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[62]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainRequest.ProtoReflect.Descriptor instead.
+func (*ExplainRequest) Descriptor() ([]byte, []int) {
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{62}
+}
+
+func (x *ExplainRequest) GetTenantId() string {
+	if x != nil {
+		return x.TenantId
+	}
+	return ""
+}
+
+func (x *ExplainRequest) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *ExplainRequest) GetConsistency() string {
+	if x != nil {
+		return x.Consistency
+	}
+	return ""
+}
+
+type ExplainResponse struct {
+	state             protoimpl.MessageState `protogen:"open.v1"`
+	TenantId          string                 `protobuf:"bytes,1,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
+	Key               string                 `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
+	Epoch             uint64                 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`  // of the ring that was used
+	Token             uint64                 `protobuf:"fixed64,4,opt,name=token,proto3" json:"token,omitempty"` // the key's place on the ring
+	ReplicationFactor int32                  `protobuf:"varint,5,opt,name=replication_factor,json=replicationFactor,proto3" json:"replication_factor,omitempty"`
+	Consistency       string                 `protobuf:"bytes,6,opt,name=consistency,proto3" json:"consistency,omitempty"` // as asked, or the default
+	Replicas          []*ExplainedReplica    `protobuf:"bytes,7,rep,name=replicas,proto3" json:"replicas,omitempty"`       // in the order in which they would be asked
+	Levels            []*ExplainedLevel      `protobuf:"bytes,8,rep,name=levels,proto3" json:"levels,omitempty"`
+	HedgeAfterUs      int64                  `protobuf:"varint,9,opt,name=hedge_after_us,json=hedgeAfterUs,proto3" json:"hedge_after_us,omitempty"` // how long a read would wait before it asks one more replica
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *ExplainResponse) Reset() {
+	*x = ExplainResponse{}
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[63]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainResponse) ProtoMessage() {}
+
+func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[63]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainResponse.ProtoReflect.Descriptor instead.
+func (*ExplainResponse) Descriptor() ([]byte, []int) {
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{63}
+}
+
+func (x *ExplainResponse) GetTenantId() string {
+	if x != nil {
+		return x.TenantId
+	}
+	return ""
+}
+
+func (x *ExplainResponse) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *ExplainResponse) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *ExplainResponse) GetToken() uint64 {
+	if x != nil {
+		return x.Token
+	}
+	return 0
+}
+
+func (x *ExplainResponse) GetReplicationFactor() int32 {
+	if x != nil {
+		return x.ReplicationFactor
+	}
+	return 0
+}
+
+func (x *ExplainResponse) GetConsistency() string {
+	if x != nil {
+		return x.Consistency
+	}
+	return ""
+}
+
+func (x *ExplainResponse) GetReplicas() []*ExplainedReplica {
+	if x != nil {
+		return x.Replicas
+	}
+	return nil
+}
+
+func (x *ExplainResponse) GetLevels() []*ExplainedLevel {
+	if x != nil {
+		return x.Levels
+	}
+	return nil
+}
+
+func (x *ExplainResponse) GetHedgeAfterUs() int64 {
+	if x != nil {
+		return x.HedgeAfterUs
+	}
+	return 0
+}
+
+type ExplainedReplica struct {
+	state             protoimpl.MessageState `protogen:"open.v1"`
+	NodeId            string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	Address           string                 `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
+	Place             int32                  `protobuf:"varint,3,opt,name=place,proto3" json:"place,omitempty"`                                                 // in the order of the ring, from 1
+	Standing          string                 `protobuf:"bytes,4,opt,name=standing,proto3" json:"standing,omitempty"`                                            // preferred, slow, behind, silent or down: why it is asked sooner or later
+	UnavailableReason string                 `protobuf:"bytes,5,opt,name=unavailable_reason,json=unavailableReason,proto3" json:"unavailable_reason,omitempty"` // why it is down
+	LatencyUs         int64                  `protobuf:"varint,6,opt,name=latency_us,json=latencyUs,proto3" json:"latency_us,omitempty"`                        // recent mean of its answers, 0 where there was none
+	P95Us             int64                  `protobuf:"varint,7,opt,name=p95_us,json=p95Us,proto3" json:"p95_us,omitempty"`                                    // likewise
+	Outstanding       int32                  `protobuf:"varint,8,opt,name=outstanding,proto3" json:"outstanding,omitempty"`                                     // calls that it has not answered
+	Hints             int64                  `protobuf:"varint,9,opt,name=hints,proto3" json:"hints,omitempty"`                                                 // versions that it missed and that wait to be replayed to it
+	OwedRanges        int32                  `protobuf:"varint,10,opt,name=owed_ranges,json=owedRanges,proto3" json:"owed_ranges,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *ExplainedReplica) Reset() {
+	*x = ExplainedReplica{}
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[64]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainedReplica) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainedReplica) ProtoMessage() {}
+
+func (x *ExplainedReplica) ProtoReflect() protoreflect.Message {
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[64]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainedReplica.ProtoReflect.Descriptor instead.
+func (*ExplainedReplica) Descriptor() ([]byte, []int) {
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{64}
+}
+
+func (x *ExplainedReplica) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *ExplainedReplica) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *ExplainedReplica) GetPlace() int32 {
+	if x != nil {
+		return x.Place
+	}
+	return 0
+}
+
+func (x *ExplainedReplica) GetStanding() string {
+	if x != nil {
+		return x.Standing
+	}
+	return ""
+}
+
+func (x *ExplainedReplica) GetUnavailableReason() string {
+	if x != nil {
+		return x.UnavailableReason
+	}
+	return ""
+}
+
+func (x *ExplainedReplica) GetLatencyUs() int64 {
+	if x != nil {
+		return x.LatencyUs
+	}
+	return 0
+}
+
+func (x *ExplainedReplica) GetP95Us() int64 {
+	if x != nil {
+		return x.P95Us
+	}
+	return 0
+}
+
+func (x *ExplainedReplica) GetOutstanding() int32 {
+	if x != nil {
+		return x.Outstanding
+	}
+	return 0
+}
+
+func (x *ExplainedReplica) GetHints() int64 {
+	if x != nil {
+		return x.Hints
+	}
+	return 0
+}
+
+func (x *ExplainedReplica) GetOwedRanges() int32 {
+	if x != nil {
+		return x.OwedRanges
+	}
+	return 0
+}
+
+type ExplainedLevel struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Consistency   string                 `protobuf:"bytes,1,opt,name=consistency,proto3" json:"consistency,omitempty"`
+	Need          int32                  `protobuf:"varint,2,opt,name=need,proto3" json:"need,omitempty"` // replicas that must answer
+	Met           bool                   `protobuf:"varint,3,opt,name=met,proto3" json:"met,omitempty"`   // as many can be asked now
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainedLevel) Reset() {
+	*x = ExplainedLevel{}
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[65]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainedLevel) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainedLevel) ProtoMessage() {}
+
+func (x *ExplainedLevel) ProtoReflect() protoreflect.Message {
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[65]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainedLevel.ProtoReflect.Descriptor instead.
+func (*ExplainedLevel) Descriptor() ([]byte, []int) {
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{65}
+}
+
+func (x *ExplainedLevel) GetConsistency() string {
+	if x != nil {
+		return x.Consistency
+	}
+	return ""
+}
+
+func (x *ExplainedLevel) GetNeed() int32 {
+	if x != nil {
+		return x.Need
+	}
+	return 0
+}
+
+func (x *ExplainedLevel) GetMet() bool {
+	if x != nil {
+		return x.Met
+	}
+	return false
+}
+
+// Trace is what one write, delete or read has done until its answer, in the
+// trailer pairdb-trace-bin of an RPC whose metadata asked for it with
+// "pairdb-trace: 1".
+type Trace struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Steps         []*TraceStep           `protobuf:"bytes,1,rep,name=steps,proto3" json:"steps,omitempty"`
+	LeftOut       int32                  `protobuf:"varint,2,opt,name=left_out,json=leftOut,proto3" json:"left_out,omitempty"` // steps beyond the bound
+	Version       string                 `protobuf:"bytes,3,opt,name=version,proto3" json:"version,omitempty"`                 // written or found, as timestamp@writer/incarnation{clock}; empty where there is none
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Trace) Reset() {
+	*x = Trace{}
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[66]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Trace) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Trace) ProtoMessage() {}
+
+func (x *Trace) ProtoReflect() protoreflect.Message {
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[66]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Trace.ProtoReflect.Descriptor instead.
+func (*Trace) Descriptor() ([]byte, []int) {
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{66}
+}
+
+func (x *Trace) GetSteps() []*TraceStep {
+	if x != nil {
+		return x.Steps
+	}
+	return nil
+}
+
+func (x *Trace) GetLeftOut() int32 {
+	if x != nil {
+		return x.LeftOut
+	}
+	return 0
+}
+
+func (x *Trace) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+type TraceStep struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	AtUs          int64                  `protobuf:"varint,1,opt,name=at_us,json=atUs,proto3" json:"at_us,omitempty"`       // since the operation began
+	Kind          string                 `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`                    // skip, send, reply, claim, claimed, hint or answer
+	NodeId        string                 `protobuf:"bytes,3,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`  // of a skip, send, reply or hint
+	What          string                 `protobuf:"bytes,4,opt,name=what,proto3" json:"what,omitempty"`                    // clocks, send, read, fetch or repair; of a claim reserve, mint, complete or release
+	Hedge         bool                   `protobuf:"varint,5,opt,name=hedge,proto3" json:"hedge,omitempty"`                 // of a send: one more than is needed, since the first is slow
+	TookUs        int64                  `protobuf:"varint,6,opt,name=took_us,json=tookUs,proto3" json:"took_us,omitempty"` // of a reply
+	Version       string                 `protobuf:"bytes,7,opt,name=version,proto3" json:"version,omitempty"`              // of a reply: what the replica holds
+	Relation      string                 `protobuf:"bytes,8,opt,name=relation,proto3" json:"relation,omitempty"`            // of that version to the one of the trace: same, dominated or concurrent
+	Error         string                 `protobuf:"bytes,9,opt,name=error,proto3" json:"error,omitempty"`                  // of a skip, reply or claimed
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TraceStep) Reset() {
+	*x = TraceStep{}
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[67]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TraceStep) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TraceStep) ProtoMessage() {}
+
+func (x *TraceStep) ProtoReflect() protoreflect.Message {
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[67]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TraceStep.ProtoReflect.Descriptor instead.
+func (*TraceStep) Descriptor() ([]byte, []int) {
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{67}
+}
+
+func (x *TraceStep) GetAtUs() int64 {
+	if x != nil {
+		return x.AtUs
+	}
+	return 0
+}
+
+func (x *TraceStep) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *TraceStep) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *TraceStep) GetWhat() string {
+	if x != nil {
+		return x.What
+	}
+	return ""
+}
+
+func (x *TraceStep) GetHedge() bool {
+	if x != nil {
+		return x.Hedge
+	}
+	return false
+}
+
+func (x *TraceStep) GetTookUs() int64 {
+	if x != nil {
+		return x.TookUs
+	}
+	return 0
+}
+
+func (x *TraceStep) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *TraceStep) GetRelation() string {
+	if x != nil {
+		return x.Relation
+	}
+	return ""
+}
+
+func (x *TraceStep) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
 var File_coordinatorpb_coordinator_proto protoreflect.FileDescriptor
 
 const file_coordinatorpb_coordinator_proto_rawDesc = "" +
@@ -4518,7 +5033,53 @@ const file_coordinatorpb_coordinator_proto_rawDesc = "" +
 	"hint_bytes\x18\x06 \x01(\x03R\thintBytes\x12$\n" +
 	"\x0eoldest_hint_at\x18\a \x01(\x03R\foldestHintAt\x12\x1f\n" +
 	"\vowed_ranges\x18\b \x01(\x05R\n" +
-	"owedRanges2\xb7\x14\n" +
+	"owedRanges\"a\n" +
+	"\x0eExplainRequest\x12\x1b\n" +
+	"\ttenant_id\x18\x01 \x01(\tR\btenantId\x12\x10\n" +
+	"\x03key\x18\x02 \x01(\tR\x03key\x12 \n" +
+	"\vconsistency\x18\x03 \x01(\tR\vconsistency\"\xe7\x02\n" +
+	"\x0fExplainResponse\x12\x1b\n" +
+	"\ttenant_id\x18\x01 \x01(\tR\btenantId\x12\x10\n" +
+	"\x03key\x18\x02 \x01(\tR\x03key\x12\x14\n" +
+	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\x12\x14\n" +
+	"\x05token\x18\x04 \x01(\x06R\x05token\x12-\n" +
+	"\x12replication_factor\x18\x05 \x01(\x05R\x11replicationFactor\x12 \n" +
+	"\vconsistency\x18\x06 \x01(\tR\vconsistency\x12C\n" +
+	"\breplicas\x18\a \x03(\v2'.pairdb.coordinator.v1.ExplainedReplicaR\breplicas\x12=\n" +
+	"\x06levels\x18\b \x03(\v2%.pairdb.coordinator.v1.ExplainedLevelR\x06levels\x12$\n" +
+	"\x0ehedge_after_us\x18\t \x01(\x03R\fhedgeAfterUs\"\xb5\x02\n" +
+	"\x10ExplainedReplica\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x18\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x14\n" +
+	"\x05place\x18\x03 \x01(\x05R\x05place\x12\x1a\n" +
+	"\bstanding\x18\x04 \x01(\tR\bstanding\x12-\n" +
+	"\x12unavailable_reason\x18\x05 \x01(\tR\x11unavailableReason\x12\x1d\n" +
+	"\n" +
+	"latency_us\x18\x06 \x01(\x03R\tlatencyUs\x12\x15\n" +
+	"\x06p95_us\x18\a \x01(\x03R\x05p95Us\x12 \n" +
+	"\voutstanding\x18\b \x01(\x05R\voutstanding\x12\x14\n" +
+	"\x05hints\x18\t \x01(\x03R\x05hints\x12\x1f\n" +
+	"\vowed_ranges\x18\n" +
+	" \x01(\x05R\n" +
+	"owedRanges\"X\n" +
+	"\x0eExplainedLevel\x12 \n" +
+	"\vconsistency\x18\x01 \x01(\tR\vconsistency\x12\x12\n" +
+	"\x04need\x18\x02 \x01(\x05R\x04need\x12\x10\n" +
+	"\x03met\x18\x03 \x01(\bR\x03met\"t\n" +
+	"\x05Trace\x126\n" +
+	"\x05steps\x18\x01 \x03(\v2 .pairdb.coordinator.v1.TraceStepR\x05steps\x12\x19\n" +
+	"\bleft_out\x18\x02 \x01(\x05R\aleftOut\x12\x18\n" +
+	"\aversion\x18\x03 \x01(\tR\aversion\"\xdc\x01\n" +
+	"\tTraceStep\x12\x13\n" +
+	"\x05at_us\x18\x01 \x01(\x03R\x04atUs\x12\x12\n" +
+	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x17\n" +
+	"\anode_id\x18\x03 \x01(\tR\x06nodeId\x12\x12\n" +
+	"\x04what\x18\x04 \x01(\tR\x04what\x12\x14\n" +
+	"\x05hedge\x18\x05 \x01(\bR\x05hedge\x12\x17\n" +
+	"\atook_us\x18\x06 \x01(\x03R\x06tookUs\x12\x18\n" +
+	"\aversion\x18\a \x01(\tR\aversion\x12\x1a\n" +
+	"\brelation\x18\b \x01(\tR\brelation\x12\x14\n" +
+	"\x05error\x18\t \x01(\tR\x05error2\x91\x15\n" +
 	"\x12CoordinatorService\x12j\n" +
 	"\rWriteKeyValue\x12+.pairdb.coordinator.v1.WriteKeyValueRequest\x1a,.pairdb.coordinator.v1.WriteKeyValueResponse\x12g\n" +
 	"\fReadKeyValue\x12*.pairdb.coordinator.v1.ReadKeyValueRequest\x1a+.pairdb.coordinator.v1.ReadKeyValueResponse\x12m\n" +
@@ -4544,7 +5105,8 @@ const file_coordinatorpb_coordinator_proto_rawDesc = "" +
 	"\x0fCancelMigration\x12-.pairdb.coordinator.v1.CancelMigrationRequest\x1a..pairdb.coordinator.v1.CancelMigrationResponse\x12m\n" +
 	"\x0ePlanNodeChange\x12,.pairdb.coordinator.v1.PlanNodeChangeRequest\x1a-.pairdb.coordinator.v1.PlanNodeChangeResponse\x12o\n" +
 	"\x0eRepairReplicas\x12,.pairdb.coordinator.v1.RepairReplicasRequest\x1a-.pairdb.coordinator.v1.RepairReplicasResponse0\x01\x12^\n" +
-	"\tGetStatus\x12'.pairdb.coordinator.v1.GetStatusRequest\x1a(.pairdb.coordinator.v1.GetStatusResponseB1Z/github.com/pairdb/coordinator/rpc/coordinatorpbb\x06proto3"
+	"\tGetStatus\x12'.pairdb.coordinator.v1.GetStatusRequest\x1a(.pairdb.coordinator.v1.GetStatusResponse\x12X\n" +
+	"\aExplain\x12%.pairdb.coordinator.v1.ExplainRequest\x1a&.pairdb.coordinator.v1.ExplainResponseB1Z/github.com/pairdb/coordinator/rpc/coordinatorpbb\x06proto3"
 
 var (
 	file_coordinatorpb_coordinator_proto_rawDescOnce sync.Once
@@ -4559,7 +5121,7 @@ func file_coordinatorpb_coordinator_proto_rawDescGZIP() []byte {
 }
 
 var file_coordinatorpb_coordinator_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_coordinatorpb_coordinator_proto_msgTypes = make([]protoimpl.MessageInfo, 62)
+var file_coordinatorpb_coordinator_proto_msgTypes = make([]protoimpl.MessageInfo, 68)
 var file_coordinatorpb_coordinator_proto_goTypes = []any{
 	(PipelineOperation_Kind)(0),             // 0: pairdb.coordinator.v1.PipelineOperation.Kind
 	(*VectorClockEntry)(nil),                // 1: pairdb.coordinator.v1.VectorClockEntry
@@ -4624,6 +5186,12 @@ var file_coordinatorpb_coordinator_proto_goTypes = []any{
 	(*GetStatusRequest)(nil),                // 60: pairdb.coordinator.v1.GetStatusRequest
 	(*GetStatusResponse)(nil),               // 61: pairdb.coordinator.v1.GetStatusResponse
 	(*NodeStatus)(nil),                      // 62: pairdb.coordinator.v1.NodeStatus
+	(*ExplainRequest)(nil),                  // 63: pairdb.coordinator.v1.ExplainRequest
+	(*ExplainResponse)(nil),                 // 64: pairdb.coordinator.v1.ExplainResponse
+	(*ExplainedReplica)(nil),                // 65: pairdb.coordinator.v1.ExplainedReplica
+	(*ExplainedLevel)(nil),                  // 66: pairdb.coordinator.v1.ExplainedLevel
+	(*Trace)(nil),                           // 67: pairdb.coordinator.v1.Trace
+	(*TraceStep)(nil),                       // 68: pairdb.coordinator.v1.TraceStep
 }
 var file_coordinatorpb_coordinator_proto_depIdxs = []int32{
 	1,  // 0: pairdb.coordinator.v1.VectorClock.entries:type_name -> pairdb.coordinator.v1.VectorClockEntry
@@ -4656,59 +5224,64 @@ var file_coordinatorpb_coordinator_proto_depIdxs = []int32{
 	57, // 27: pairdb.coordinator.v1.PlanNodeChangeResponse.nodes:type_name -> pairdb.coordinator.v1.PlannedNode
 	62, // 28: pairdb.coordinator.v1.GetStatusResponse.nodes:type_name -> pairdb.coordinator.v1.NodeStatus
 	53, // 29: pairdb.coordinator.v1.NodeStatus.node:type_name -> pairdb.coordinator.v1.StorageNodeInfo
-	3,  // 30: pairdb.coordinator.v1.CoordinatorService.WriteKeyValue:input_type -> pairdb.coordinator.v1.WriteKeyValueRequest
-	5,  // 31: pairdb.coordinator.v1.CoordinatorService.ReadKeyValue:input_type -> pairdb.coordinator.v1.ReadKeyValueRequest
-	7,  // 32: pairdb.coordinator.v1.CoordinatorService.DeleteKeyValue:input_type -> pairdb.coordinator.v1.DeleteKeyValueRequest
-	10, // 33: pairdb.coordinator.v1.CoordinatorService.Pipeline:input_type -> pairdb.coordinator.v1.PipelineRequest
-	14, // 34: pairdb.coordinator.v1.CoordinatorService.BatchWrite:input_type -> pairdb.coordinator.v1.BatchWriteRequest
-	18, // 35: pairdb.coordinator.v1.CoordinatorService.BatchRead:input_type -> pairdb.coordinator.v1.BatchReadRequest
-	21, // 36: pairdb.coordinator.v1.CoordinatorService.ListKeys:input_type -> pairdb.coordinator.v1.ListKeysRequest
-	23, // 37: pairdb.coordinator.v1.CoordinatorService.ScanKeys:input_type -> pairdb.coordinator.v1.ScanKeysRequest
-	25, // 38: pairdb.coordinator.v1.CoordinatorService.CreateTenant:input_type -> pairdb.coordinator.v1.CreateTenantRequest
-	27, // 39: pairdb.coordinator.v1.CoordinatorService.UpdateReplicationFactor:input_type -> pairdb.coordinator.v1.UpdateReplicationFactorRequest
-	29, // 40: pairdb.coordinator.v1.CoordinatorService.GetTenant:input_type -> pairdb.coordinator.v1.GetTenantRequest
-	31, // 41: pairdb.coordinator.v1.CoordinatorService.ListTenants:input_type -> pairdb.coordinator.v1.ListTenantsRequest
-	33, // 42: pairdb.coordinator.v1.CoordinatorService.DeleteTenant:input_type -> pairdb.coordinator.v1.DeleteTenantRequest
-	36, // 43: pairdb.coordinator.v1.CoordinatorService.GetTenantLimits:input_type -> pairdb.coordinator.v1.GetTenantLimitsRequest
-	38, // 44: pairdb.coordinator.v1.CoordinatorService.SetTenantLimits:input_type -> pairdb.coordinator.v1.SetTenantLimitsRequest
-	40, // 45: pairdb.coordinator.v1.CoordinatorService.AddStorageNode:input_type -> pairdb.coordinator.v1.AddStorageNodeRequest
-	42, // 46: pairdb.coordinator.v1.CoordinatorService.RemoveStorageNode:input_type -> pairdb.coordinator.v1.RemoveStorageNodeRequest
-	51, // 47: pairdb.coordinator.v1.CoordinatorService.ListStorageNodes:input_type -> pairdb.coordinator.v1.ListStorageNodesRequest
-	44, // 48: pairdb.coordinator.v1.CoordinatorService.GetMigrationStatus:input_type -> pairdb.coordinator.v1.GetMigrationStatusRequest
-	47, // 49: pairdb.coordinator.v1.CoordinatorService.ListMigrations:input_type -> pairdb.coordinator.v1.ListMigrationsRequest
-	49, // 50: pairdb.coordinator.v1.CoordinatorService.CancelMigration:input_type -> pairdb.coordinator.v1.CancelMigrationRequest
-	54, // 51: pairdb.coordinator.v1.CoordinatorService.PlanNodeChange:input_type -> pairdb.coordinator.v1.PlanNodeChangeRequest
-	58, // 52: pairdb.coordinator.v1.CoordinatorService.RepairReplicas:input_type -> pairdb.coordinator.v1.RepairReplicasRequest
-	60, // 53: pairdb.coordinator.v1.CoordinatorService.GetStatus:input_type -> pairdb.coordinator.v1.GetStatusRequest
-	4,  // 54: pairdb.coordinator.v1.CoordinatorService.WriteKeyValue:output_type -> pairdb.coordinator.v1.WriteKeyValueResponse
-	6,  // 55: pairdb.coordinator.v1.CoordinatorService.ReadKeyValue:output_type -> pairdb.coordinator.v1.ReadKeyValueResponse
-	8,  // 56: pairdb.coordinator.v1.CoordinatorService.DeleteKeyValue:output_type -> pairdb.coordinator.v1.DeleteKeyValueResponse
-	12, // 57: pairdb.coordinator.v1.CoordinatorService.Pipeline:output_type -> pairdb.coordinator.v1.PipelineResponse
-	16, // 58: pairdb.coordinator.v1.CoordinatorService.BatchWrite:output_type -> pairdb.coordinator.v1.BatchWriteResponse
-	19, // 59: pairdb.coordinator.v1.CoordinatorService.BatchRead:output_type -> pairdb.coordinator.v1.BatchReadResponse
-	22, // 60: pairdb.coordinator.v1.CoordinatorService.ListKeys:output_type -> pairdb.coordinator.v1.ListKeysResponse
-	24, // 61: pairdb.coordinator.v1.CoordinatorService.ScanKeys:output_type -> pairdb.coordinator.v1.ScanKeysResponse
-	26, // 62: pairdb.coordinator.v1.CoordinatorService.CreateTenant:output_type -> pairdb.coordinator.v1.CreateTenantResponse
-	28, // 63: pairdb.coordinator.v1.CoordinatorService.UpdateReplicationFactor:output_type -> pairdb.coordinator.v1.UpdateReplicationFactorResponse
-	30, // 64: pairdb.coordinator.v1.CoordinatorService.GetTenant:output_type -> pairdb.coordinator.v1.GetTenantResponse
-	32, // 65: pairdb.coordinator.v1.CoordinatorService.ListTenants:output_type -> pairdb.coordinator.v1.ListTenantsResponse
-	34, // 66: pairdb.coordinator.v1.CoordinatorService.DeleteTenant:output_type -> pairdb.coordinator.v1.DeleteTenantResponse
-	37, // 67: pairdb.coordinator.v1.CoordinatorService.GetTenantLimits:output_type -> pairdb.coordinator.v1.GetTenantLimitsResponse
-	39, // 68: pairdb.coordinator.v1.CoordinatorService.SetTenantLimits:output_type -> pairdb.coordinator.v1.SetTenantLimitsResponse
-	41, // 69: pairdb.coordinator.v1.CoordinatorService.AddStorageNode:output_type -> pairdb.coordinator.v1.AddStorageNodeResponse
-	43, // 70: pairdb.coordinator.v1.CoordinatorService.RemoveStorageNode:output_type -> pairdb.coordinator.v1.RemoveStorageNodeResponse
-	52, // 71: pairdb.coordinator.v1.CoordinatorService.ListStorageNodes:output_type -> pairdb.coordinator.v1.ListStorageNodesResponse
-	45, // 72: pairdb.coordinator.v1.CoordinatorService.GetMigrationStatus:output_type -> pairdb.coordinator.v1.GetMigrationStatusResponse
-	48, // 73: pairdb.coordinator.v1.CoordinatorService.ListMigrations:output_type -> pairdb.coordinator.v1.ListMigrationsResponse
-	50, // 74: pairdb.coordinator.v1.CoordinatorService.CancelMigration:output_type -> pairdb.coordinator.v1.CancelMigrationResponse
-	55, // 75: pairdb.coordinator.v1.CoordinatorService.PlanNodeChange:output_type -> pairdb.coordinator.v1.PlanNodeChangeResponse
-	59, // 76: pairdb.coordinator.v1.CoordinatorService.RepairReplicas:output_type -> pairdb.coordinator.v1.RepairReplicasResponse
-	61, // 77: pairdb.coordinator.v1.CoordinatorService.GetStatus:output_type -> pairdb.coordinator.v1.GetStatusResponse
-	54, // [54:78] is the sub-list for method output_type
-	30, // [30:54] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
+	65, // 30: pairdb.coordinator.v1.ExplainResponse.replicas:type_name -> pairdb.coordinator.v1.ExplainedReplica
+	66, // 31: pairdb.coordinator.v1.ExplainResponse.levels:type_name -> pairdb.coordinator.v1.ExplainedLevel
+	68, // 32: pairdb.coordinator.v1.Trace.steps:type_name -> pairdb.coordinator.v1.TraceStep
+	3,  // 33: pairdb.coordinator.v1.CoordinatorService.WriteKeyValue:input_type -> pairdb.coordinator.v1.WriteKeyValueRequest
+	5,  // 34: pairdb.coordinator.v1.CoordinatorService.ReadKeyValue:input_type -> pairdb.coordinator.v1.ReadKeyValueRequest
+	7,  // 35: pairdb.coordinator.v1.CoordinatorService.DeleteKeyValue:input_type -> pairdb.coordinator.v1.DeleteKeyValueRequest
+	10, // 36: pairdb.coordinator.v1.CoordinatorService.Pipeline:input_type -> pairdb.coordinator.v1.PipelineRequest
+	14, // 37: pairdb.coordinator.v1.CoordinatorService.BatchWrite:input_type -> pairdb.coordinator.v1.BatchWriteRequest
+	18, // 38: pairdb.coordinator.v1.CoordinatorService.BatchRead:input_type -> pairdb.coordinator.v1.BatchReadRequest
+	21, // 39: pairdb.coordinator.v1.CoordinatorService.ListKeys:input_type -> pairdb.coordinator.v1.ListKeysRequest
+	23, // 40: pairdb.coordinator.v1.CoordinatorService.ScanKeys:input_type -> pairdb.coordinator.v1.ScanKeysRequest
+	25, // 41: pairdb.coordinator.v1.CoordinatorService.CreateTenant:input_type -> pairdb.coordinator.v1.CreateTenantRequest
+	27, // 42: pairdb.coordinator.v1.CoordinatorService.UpdateReplicationFactor:input_type -> pairdb.coordinator.v1.UpdateReplicationFactorRequest
+	29, // 43: pairdb.coordinator.v1.CoordinatorService.GetTenant:input_type -> pairdb.coordinator.v1.GetTenantRequest
+	31, // 44: pairdb.coordinator.v1.CoordinatorService.ListTenants:input_type -> pairdb.coordinator.v1.ListTenantsRequest
+	33, // 45: pairdb.coordinator.v1.CoordinatorService.DeleteTenant:input_type -> pairdb.coordinator.v1.DeleteTenantRequest
+	36, // 46: pairdb.coordinator.v1.CoordinatorService.GetTenantLimits:input_type -> pairdb.coordinator.v1.GetTenantLimitsRequest
+	38, // 47: pairdb.coordinator.v1.CoordinatorService.SetTenantLimits:input_type -> pairdb.coordinator.v1.SetTenantLimitsRequest
+	40, // 48: pairdb.coordinator.v1.CoordinatorService.AddStorageNode:input_type -> pairdb.coordinator.v1.AddStorageNodeRequest
+	42, // 49: pairdb.coordinator.v1.CoordinatorService.RemoveStorageNode:input_type -> pairdb.coordinator.v1.RemoveStorageNodeRequest
+	51, // 50: pairdb.coordinator.v1.CoordinatorService.ListStorageNodes:input_type -> pairdb.coordinator.v1.ListStorageNodesRequest
+	44, // 51: pairdb.coordinator.v1.CoordinatorService.GetMigrationStatus:input_type -> pairdb.coordinator.v1.GetMigrationStatusRequest
+	47, // 52: pairdb.coordinator.v1.CoordinatorService.ListMigrations:input_type -> pairdb.coordinator.v1.ListMigrationsRequest
+	49, // 53: pairdb.coordinator.v1.CoordinatorService.CancelMigration:input_type -> pairdb.coordinator.v1.CancelMigrationRequest
+	54, // 54: pairdb.coordinator.v1.CoordinatorService.PlanNodeChange:input_type -> pairdb.coordinator.v1.PlanNodeChangeRequest
+	58, // 55: pairdb.coordinator.v1.CoordinatorService.RepairReplicas:input_type -> pairdb.coordinator.v1.RepairReplicasRequest
+	60, // 56: pairdb.coordinator.v1.CoordinatorService.GetStatus:input_type -> pairdb.coordinator.v1.GetStatusRequest
+	63, // 57: pairdb.coordinator.v1.CoordinatorService.Explain:input_type -> pairdb.coordinator.v1.ExplainRequest
+	4,  // 58: pairdb.coordinator.v1.CoordinatorService.WriteKeyValue:output_type -> pairdb.coordinator.v1.WriteKeyValueResponse
+	6,  // 59: pairdb.coordinator.v1.CoordinatorService.ReadKeyValue:output_type -> pairdb.coordinator.v1.ReadKeyValueResponse
+	8,  // 60: pairdb.coordinator.v1.CoordinatorService.DeleteKeyValue:output_type -> pairdb.coordinator.v1.DeleteKeyValueResponse
+	12, // 61: pairdb.coordinator.v1.CoordinatorService.Pipeline:output_type -> pairdb.coordinator.v1.PipelineResponse
+	16, // 62: pairdb.coordinator.v1.CoordinatorService.BatchWrite:output_type -> pairdb.coordinator.v1.BatchWriteResponse
+	19, // 63: pairdb.coordinator.v1.CoordinatorService.BatchRead:output_type -> pairdb.coordinator.v1.BatchReadResponse
+	22, // 64: pairdb.coordinator.v1.CoordinatorService.ListKeys:output_type -> pairdb.coordinator.v1.ListKeysResponse
+	24, // 65: pairdb.coordinator.v1.CoordinatorService.ScanKeys:output_type -> pairdb.coordinator.v1.ScanKeysResponse
+	26, // 66: pairdb.coordinator.v1.CoordinatorService.CreateTenant:output_type -> pairdb.coordinator.v1.CreateTenantResponse
+	28, // 67: pairdb.coordinator.v1.CoordinatorService.UpdateReplicationFactor:output_type -> pairdb.coordinator.v1.UpdateReplicationFactorResponse
+	30, // 68: pairdb.coordinator.v1.CoordinatorService.GetTenant:output_type -> pairdb.coordinator.v1.GetTenantResponse
+	32, // 69: pairdb.coordinator.v1.CoordinatorService.ListTenants:output_type -> pairdb.coordinator.v1.ListTenantsResponse
+	34, // 70: pairdb.coordinator.v1.CoordinatorService.DeleteTenant:output_type -> pairdb.coordinator.v1.DeleteTenantResponse
+	37, // 71: pairdb.coordinator.v1.CoordinatorService.GetTenantLimits:output_type -> pairdb.coordinator.v1.GetTenantLimitsResponse
+	39, // 72: pairdb.coordinator.v1.CoordinatorService.SetTenantLimits:output_type -> pairdb.coordinator.v1.SetTenantLimitsResponse
+	41, // 73: pairdb.coordinator.v1.CoordinatorService.AddStorageNode:output_type -> pairdb.coordinator.v1.AddStorageNodeResponse
+	43, // 74: pairdb.coordinator.v1.CoordinatorService.RemoveStorageNode:output_type -> pairdb.coordinator.v1.RemoveStorageNodeResponse
+	52, // 75: pairdb.coordinator.v1.CoordinatorService.ListStorageNodes:output_type -> pairdb.coordinator.v1.ListStorageNodesResponse
+	45, // 76: pairdb.coordinator.v1.CoordinatorService.GetMigrationStatus:output_type -> pairdb.coordinator.v1.GetMigrationStatusResponse
+	48, // 77: pairdb.coordinator.v1.CoordinatorService.ListMigrations:output_type -> pairdb.coordinator.v1.ListMigrationsResponse
+	50, // 78: pairdb.coordinator.v1.CoordinatorService.CancelMigration:output_type -> pairdb.coordinator.v1.CancelMigrationResponse
+	55, // 79: pairdb.coordinator.v1.CoordinatorService.PlanNodeChange:output_type -> pairdb.coordinator.v1.PlanNodeChangeResponse
+	59, // 80: pairdb.coordinator.v1.CoordinatorService.RepairReplicas:output_type -> pairdb.coordinator.v1.RepairReplicasResponse
+	61, // 81: pairdb.coordinator.v1.CoordinatorService.GetStatus:output_type -> pairdb.coordinator.v1.GetStatusResponse
+	64, // 82: pairdb.coordinator.v1.CoordinatorService.Explain:output_type -> pairdb.coordinator.v1.ExplainResponse
+	58, // [58:83] is the sub-list for method output_type
+	33, // [33:58] is the sub-list for method input_type
+	33, // [33:33] is the sub-list for extension type_name
+	33, // [33:33] is the sub-list for extension extendee
+	0,  // [0:33] is the sub-list for field type_name
 }
 
 func init() { file_coordinatorpb_coordinator_proto_init() }
@@ -4723,7 +5296,7 @@ func file_coordinatorpb_coordinator_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_coordinatorpb_coordinator_proto_rawDesc), len(file_coordinatorpb_coordinator_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   62,
+			NumMessages:   68,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

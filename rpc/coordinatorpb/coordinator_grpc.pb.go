@@ -50,6 +50,7 @@ const (
 	CoordinatorService_PlanNodeChange_FullMethodName          = "/pairdb.coordinator.v1.CoordinatorService/PlanNodeChange"
 	CoordinatorService_RepairReplicas_FullMethodName          = "/pairdb.coordinator.v1.CoordinatorService/RepairReplicas"
 	CoordinatorService_GetStatus_FullMethodName               = "/pairdb.coordinator.v1.CoordinatorService/GetStatus"
+	CoordinatorService_Explain_FullMethodName                 = "/pairdb.coordinator.v1.CoordinatorService/Explain"
 )
 
 // CoordinatorServiceClient is the client API for CoordinatorService service.
@@ -114,6 +115,9 @@ type CoordinatorServiceClient interface {
 	RepairReplicas(ctx context.Context, in *RepairReplicasRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[RepairReplicasResponse], error)
 	// GetStatus tells what the coordinator that answers knows of itself and of the nodes.
 	GetStatus(ctx context.Context, in *GetStatusRequest, opts ...grpc.CallOption) (*GetStatusResponse, error)
+	// Explain tells where a key lives and what an operation on it would do now. It
+	// does nothing, and asks no storage node.
+	Explain(ctx context.Context, in *ExplainRequest, opts ...grpc.CallOption) (*ExplainResponse, error)
 }
 
 type coordinatorServiceClient struct {
@@ -385,6 +389,16 @@ func (c *coordinatorServiceClient) GetStatus(ctx context.Context, in *GetStatusR
 	return out, nil
 }
 
+func (c *coordinatorServiceClient) Explain(ctx context.Context, in *ExplainRequest, opts ...grpc.CallOption) (*ExplainResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ExplainResponse)
+	err := c.cc.Invoke(ctx, CoordinatorService_Explain_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // CoordinatorServiceServer is the server API for CoordinatorService service.
 // All implementations should embed UnimplementedCoordinatorServiceServer
 // for forward compatibility.
@@ -447,6 +461,9 @@ type CoordinatorServiceServer interface {
 	RepairReplicas(*RepairReplicasRequest, grpc.ServerStreamingServer[RepairReplicasResponse]) error
 	// GetStatus tells what the coordinator that answers knows of itself and of the nodes.
 	GetStatus(context.Context, *GetStatusRequest) (*GetStatusResponse, error)
+	// Explain tells where a key lives and what an operation on it would do now. It
+	// does nothing, and asks no storage node.
+	Explain(context.Context, *ExplainRequest) (*ExplainResponse, error)
 }
 
 // UnimplementedCoordinatorServiceServer should be embedded to have
@@ -527,6 +544,9 @@ func (UnimplementedCoordinatorServiceServer) RepairReplicas(*RepairReplicasReque
 }
 func (UnimplementedCoordinatorServiceServer) GetStatus(context.Context, *GetStatusRequest) (*GetStatusResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetStatus not implemented")
+}
+func (UnimplementedCoordinatorServiceServer) Explain(context.Context, *ExplainRequest) (*ExplainResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Explain not implemented")
 }
 func (UnimplementedCoordinatorServiceServer) testEmbeddedByValue() {}
 
@@ -955,6 +975,24 @@ func _CoordinatorService_GetStatus_Handler(srv interface{}, ctx context.Context,
 	return interceptor(ctx, in, info, handler)
 }
 
+func _CoordinatorService_Explain_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ExplainRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CoordinatorServiceServer).Explain(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CoordinatorService_Explain_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CoordinatorServiceServer).Explain(ctx, req.(*ExplainRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // CoordinatorService_ServiceDesc is the grpc.ServiceDesc for CoordinatorService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -1045,6 +1083,10 @@ var CoordinatorService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "GetStatus",
 			Handler:    _CoordinatorService_GetStatus_Handler,
+		},
+		{
+			MethodName: "Explain",
+			Handler:    _CoordinatorService_Explain_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

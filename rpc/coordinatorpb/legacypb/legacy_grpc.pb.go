@@ -47,6 +47,7 @@ const (
 	CoordinatorService_PlanNodeChange_FullMethodName          = "/proto.CoordinatorService/PlanNodeChange"
 	CoordinatorService_RepairReplicas_FullMethodName          = "/proto.CoordinatorService/RepairReplicas"
 	CoordinatorService_GetStatus_FullMethodName               = "/proto.CoordinatorService/GetStatus"
+	CoordinatorService_Explain_FullMethodName                 = "/proto.CoordinatorService/Explain"
 )
 
 // CoordinatorServiceClient is the client API for CoordinatorService service.
@@ -77,6 +78,7 @@ type CoordinatorServiceClient interface {
 	PlanNodeChange(ctx context.Context, in *coordinatorpb.PlanNodeChangeRequest, opts ...grpc.CallOption) (*coordinatorpb.PlanNodeChangeResponse, error)
 	RepairReplicas(ctx context.Context, in *coordinatorpb.RepairReplicasRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[coordinatorpb.RepairReplicasResponse], error)
 	GetStatus(ctx context.Context, in *coordinatorpb.GetStatusRequest, opts ...grpc.CallOption) (*coordinatorpb.GetStatusResponse, error)
+	Explain(ctx context.Context, in *coordinatorpb.ExplainRequest, opts ...grpc.CallOption) (*coordinatorpb.ExplainResponse, error)
 }
 
 type coordinatorServiceClient struct {
@@ -348,6 +350,16 @@ func (c *coordinatorServiceClient) GetStatus(ctx context.Context, in *coordinato
 	return out, nil
 }
 
+func (c *coordinatorServiceClient) Explain(ctx context.Context, in *coordinatorpb.ExplainRequest, opts ...grpc.CallOption) (*coordinatorpb.ExplainResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(coordinatorpb.ExplainResponse)
+	err := c.cc.Invoke(ctx, CoordinatorService_Explain_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // CoordinatorServiceServer is the server API for CoordinatorService service.
 // All implementations should embed UnimplementedCoordinatorServiceServer
 // for forward compatibility.
@@ -376,6 +388,7 @@ type CoordinatorServiceServer interface {
 	PlanNodeChange(context.Context, *coordinatorpb.PlanNodeChangeRequest) (*coordinatorpb.PlanNodeChangeResponse, error)
 	RepairReplicas(*coordinatorpb.RepairReplicasRequest, grpc.ServerStreamingServer[coordinatorpb.RepairReplicasResponse]) error
 	GetStatus(context.Context, *coordinatorpb.GetStatusRequest) (*coordinatorpb.GetStatusResponse, error)
+	Explain(context.Context, *coordinatorpb.ExplainRequest) (*coordinatorpb.ExplainResponse, error)
 }
 
 // UnimplementedCoordinatorServiceServer should be embedded to have
@@ -456,6 +469,9 @@ func (UnimplementedCoordinatorServiceServer) RepairReplicas(*coordinatorpb.Repai
 }
 func (UnimplementedCoordinatorServiceServer) GetStatus(context.Context, *coordinatorpb.GetStatusRequest) (*coordinatorpb.GetStatusResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetStatus not implemented")
+}
+func (UnimplementedCoordinatorServiceServer) Explain(context.Context, *coordinatorpb.ExplainRequest) (*coordinatorpb.ExplainResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Explain not implemented")
 }
 func (UnimplementedCoordinatorServiceServer) testEmbeddedByValue() {}
 
@@ -884,6 +900,24 @@ func _CoordinatorService_GetStatus_Handler(srv interface{}, ctx context.Context,
 	return interceptor(ctx, in, info, handler)
 }
 
+func _CoordinatorService_Explain_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(coordinatorpb.ExplainRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CoordinatorServiceServer).Explain(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CoordinatorService_Explain_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CoordinatorServiceServer).Explain(ctx, req.(*coordinatorpb.ExplainRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // CoordinatorService_ServiceDesc is the grpc.ServiceDesc for CoordinatorService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -974,6 +1008,10 @@ var CoordinatorService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "GetStatus",
 			Handler:    _CoordinatorService_GetStatus_Handler,
+		},
+		{
+			MethodName: "Explain",
+			Handler:    _CoordinatorService_Explain_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
