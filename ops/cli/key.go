@@ -22,7 +22,7 @@ func keyCommands() []command {
 }
 
 func putFlags(fs *flag.FlagSet) action {
-	ttl := fs.Duration("ttl", 0, "how long the value lives, to the second; 0: for ever")
+	ttl := fs.Duration("ttl", 0, "how long the value lives, whole seconds such as 90s or 24h; 0: for ever")
 	return func(ctx context.Context, in *invocation) error {
 		if *ttl < 0 || *ttl%time.Second != 0 {
 			return wrongUsage("-ttl must be whole seconds, not %v", *ttl)
