@@ -58,6 +58,20 @@ func (s *server) ListKeys(_ context.Context, q *pb.ListKeysRequest) (*pb.ListKey
 	return s.keys(q)
 }
 
+// ScanKeys sends a message for each page of keys.
+func (s *server) ScanKeys(q *pb.ScanKeysRequest, stream grpc.ServerStreamingServer[pb.ScanKeysResponse]) error {
+	for token := q.GetResumeToken(); ; {
+		page, err := s.keys(&pb.ListKeysRequest{TenantId: q.GetTenantId(), Prefix: q.GetPrefix(), PageToken: token})
+		if err != nil {
+			return err
+		}
+		token = page.GetNextPageToken()
+		if err := stream.Send(&pb.ScanKeysResponse{Keys: page.GetKeys(), ResumeToken: token}); err != nil || token == "" {
+			return err
+		}
+	}
+}
+
 // Pipeline answers as the calls of their own do.
 func (s *server) Pipeline(stream grpc.BidiStreamingServer[pb.PipelineRequest, pb.PipelineResponse]) error {
 	if s.unary {
@@ -448,8 +462,8 @@ func TestAdministration(t *testing.T) {
 	migration := &pb.GetMigrationStatusResponse{MigrationId: "m1", Type: "node_addition", NodeId: "storage-4", Status: "in_progress",
 		Progress: &pb.MigrationProgress{KeysMigrated: 5, TotalKeys: 10, Percentage: 50}, StartedAt: 1767225600}
 	tenant := &pb.GetTenantResponse{TenantId: "t", ReplicationFactor: 3, CreatedAt: 1767225600, UpdatedAt: 1767225601}
-	const migrations = "MIGRATION   TYPE            NODE        STATUS        KEYS   OF   DONE    STARTED                ERROR\n" +
-		"m1          node_addition   storage-4   in_progress   5      10   50.0%   2026-01-01T00:00:00Z   -\n"
+	const migrations = "MIGRATION   TYPE            OF          STATUS        KEYS   OF   DONE    STARTED                ENDS   NOTE\n" +
+		"m1          node_addition   storage-4   in_progress   5      10   50.0%   2026-01-01T00:00:00Z   -      -\n"
 	tests := []struct {
 		line   string
 		answer any
@@ -469,9 +483,9 @@ func TestAdministration(t *testing.T) {
 			`tenant_id:"t" new_replication_factor:2`, "tenant t: replication factor 2, was 3; migration m1\n"},
 		{"tenant delete t", &pb.DeleteTenantResponse{}, `tenant_id:"t"`, "deleted tenant t\n"},
 		{"node add n 10.0.0.1:7000 -virtual-nodes 9", &pb.AddStorageNodeResponse{NodeId: "n", MigrationId: "m1"},
-			`node_id:"n" host:"10.0.0.1" port:7000 virtual_nodes:9`, "added node n; migration m1\n"},
-		{"node remove n -force", &pb.RemoveStorageNodeResponse{NodeId: "n", Message: "its data is gone"},
-			`node_id:"n" force:true`, "removed node n: its data is gone\n"},
+			`node_id:"n" host:"10.0.0.1" port:7000 virtual_nodes:9`, "adding node n; migration m1\n"},
+		{"node remove n -force", &pb.RemoveStorageNodeResponse{NodeId: "n", Message: "n is given up"},
+			`node_id:"n" force:true`, "n is given up\n"},
 		{"node list", &pb.ListStorageNodesResponse{Nodes: []*pb.StorageNodeInfo{node}}, ``,
 			"NODE        ADDRESS         STATUS   VIRTUAL NODES   KEYS   DISK\n" +
 				"storage-1   10.0.0.1:7000   active   150             12     3.2%\n"},
