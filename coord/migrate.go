@@ -573,6 +573,8 @@ func (c *Coordinator) stateOf(ctx context.Context, m *Migration) (MigrationState
 	case MigrationCompleted:
 		s.Part, s.Total = 1, s.Keys
 		s.Ends = m.EndedAt
+	case MigrationFailed, MigrationCancelled:
+		s.Ends = m.EndedAt
 	case MigrationInProgress:
 		if elapsed := c.options.Wall().Sub(m.StartedAt); s.Part > 0 && elapsed > 0 {
 			s.Ends = m.StartedAt.Add(time.Duration(float64(elapsed) / s.Part))

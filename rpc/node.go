@@ -19,14 +19,33 @@ func (s *service) AddStorageNode(ctx context.Context, req *coordinatorpb.AddStor
 	if err != nil {
 		return nil, err
 	}
-	message := "storage node " + req.NodeId + " is a member at " + node.Address()
+	message := "storage node " + req.NodeId + " is registered at " + node.Address()
 	switch {
 	case begun.ID != "" && begun.Kind == coord.MigrationReplace:
 		message = "storage node " + req.NodeId + " replaces a lost disk: what that held is being rebuilt"
 	case begun.ID != "":
 		message = "storage node " + req.NodeId + " joins: its ranges are being copied to it"
+	default:
+		if under := s.unfinishedOf(ctx, req.NodeId); under != "" {
+			message += "; migration " + under + " of it has not ended"
+		}
 	}
 	return &coordinatorpb.AddStorageNodeResponse{Success: true, NodeId: req.NodeId, MigrationId: begun.ID, Message: message}, nil
+}
+
+// unfinishedOf is the migration of a node that waits or is under way, empty
+// where there is none or nobody can say.
+func (s *service) unfinishedOf(ctx context.Context, node string) string {
+	all, err := s.engine.Migrations(ctx)
+	if err != nil {
+		return ""
+	}
+	for _, m := range all {
+		if m.Node == node && (m.Status == coord.MigrationPending || m.Status == coord.MigrationInProgress) {
+			return m.ID
+		}
+	}
+	return ""
 }
 
 // nodeToAdd checks a request for a node.

@@ -489,8 +489,8 @@ func TestAdministration(t *testing.T) {
 		{"tenant delete t", &pb.DeleteTenantResponse{}, `tenant_id:"t"`, "deleted tenant t\n"},
 		{"node add n 10.0.0.1:7000 -virtual-nodes 9", &pb.AddStorageNodeResponse{NodeId: "n", MigrationId: "m1"},
 			`node_id:"n" host:"10.0.0.1" port:7000 virtual_nodes:9`, "adding node n; migration m1\n"},
-		{"node remove n -force", &pb.RemoveStorageNodeResponse{NodeId: "n", Message: "its data is gone"},
-			`node_id:"n" force:true`, "removing node n: its data is gone\n"},
+		{"node remove n -force", &pb.RemoveStorageNodeResponse{NodeId: "n", Message: "n is given up"},
+			`node_id:"n" force:true`, "n is given up\n"},
 		{"node list", &pb.ListStorageNodesResponse{Nodes: []*pb.StorageNodeInfo{node}}, ``,
 			"NODE        ADDRESS         STATUS   VIRTUAL NODES   KEYS   DISK\n" +
 				"storage-1   10.0.0.1:7000   active   150             12     3.2%\n"},

@@ -22,7 +22,7 @@ func keyCommands() []command {
 }
 
 func putFlags(fs *flag.FlagSet) action {
-	ttl := fs.Duration("ttl", 0, "how long the value lives, to the second; 0: for ever")
+	ttl := fs.Duration("ttl", 0, "how long the value lives, whole seconds such as 90s or 24h; 0: for ever")
 	trace := traceFlag(fs)
 	return func(ctx context.Context, in *invocation) error {
 		in.trace = *trace

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"flag"
 	"io"
@@ -42,7 +43,7 @@ func addNode(fs *flag.FlagSet) action {
 		if err != nil {
 			return err
 		}
-		return in.answer(a, printf("adding node %s%s%s\n", a.GetNodeId(), note(a.GetMessage()), migrationNote(a.GetMigrationId())))
+		return in.answer(a, printf("%s%s\n", cmp.Or(a.GetMessage(), "adding node "+a.GetNodeId()), migrationNote(a.GetMigrationId())))
 	}
 }
 
@@ -59,15 +60,8 @@ func removeNode(fs *flag.FlagSet) action {
 		if err != nil {
 			return err
 		}
-		return in.answer(a, printf("removing node %s%s%s\n", a.GetNodeId(), note(a.GetMessage()), migrationNote(a.GetMigrationId())))
+		return in.answer(a, printf("%s%s\n", cmp.Or(a.GetMessage(), "removing node "+a.GetNodeId()), migrationNote(a.GetMigrationId())))
 	}
-}
-
-func note(message string) string {
-	if message == "" {
-		return ""
-	}
-	return ": " + message
 }
 
 func listNodes(ctx context.Context, in *invocation) error {

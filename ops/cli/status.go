@@ -38,3 +38,11 @@ func showStatus(ctx context.Context, in *invocation) error {
 		return table(w, rows)
 	})
 }
+
+// note is what comes behind a word that it explains, if there is anything.
+func note(message string) string {
+	if message == "" {
+		return ""
+	}
+	return ": " + message
+}

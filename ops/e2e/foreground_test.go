@@ -37,6 +37,7 @@ type foreground struct {
 	killed       []atomic.Bool // coordinators, whose requests in hand may fail
 	keys         []numbered
 	sampled      *history
+	value        func(number int32) []byte
 
 	stop    context.CancelFunc
 	workers sync.WaitGroup
@@ -59,12 +60,21 @@ func bulkValue(n int32) string {
 	return v + strings.Repeat("v", valueBytes-len(v))
 }
 
+func randomBytes(n int) []byte {
+	b := make([]byte, n)
+	for i := range b {
+		b[i] = byte(rand.Uint32())
+	}
+	return b
+}
+
 func startForeground(t *testing.T, coordinators []*process, keys int) *foreground {
 	t.Helper()
 	f := &foreground{
 		t: t, coordinators: coordinators, killed: make([]atomic.Bool, len(coordinators)), keys: make([]numbered, keys),
 		sampled: &history{operations: map[string][]porcupine.Operation{}, observed: map[string]bool{}, began: time.Now()},
 		took:    map[string][]time.Duration{},
+		value:   func(n int32) []byte { return []byte(bulkValue(n)) },
 	}
 	for _, c := range coordinators {
 		f.clients = append(f.clients, c.dial())
@@ -83,7 +93,7 @@ func (f *foreground) each(step int, do func(c *client.Client, i int) error) {
 	var all sync.WaitGroup
 	var failures atomic.Int64
 	offset := rand.IntN(step)
-	const width = 128
+	const width = 512
 	for w := range width {
 		all.Go(func() {
 			for i := offset + w*step; i < len(f.keys); i += width * step {
@@ -104,7 +114,7 @@ func (f *foreground) fill() {
 	f.t.Helper()
 	f.each(1, func(c *client.Client, i int) error {
 		f.keys[i].issued.Store(1)
-		_, err := c.Write(f.t.Context(), client.WriteRequest{Key: bulkKey(i), Value: []byte(bulkValue(1)), Level: client.Quorum})
+		_, err := c.Write(f.t.Context(), client.WriteRequest{Key: bulkKey(i), Value: f.value(1), Level: client.Quorum})
 		if err == nil {
 			f.keys[i].acknowledged.Store(1)
 		}
@@ -116,16 +126,21 @@ func (f *foreground) fill() {
 // what was acknowledged before.
 func (f *foreground) readAll(step int) {
 	f.t.Helper()
+	f.readEach(step, client.All)
+}
+
+func (f *foreground) readEach(step int, level client.Level) {
+	f.t.Helper()
 	began := time.Now()
 	f.each(step, func(c *client.Client, i int) error {
 		acknowledged := f.keys[i].acknowledged.Load()
-		r, err := c.Read(f.t.Context(), client.ReadRequest{Key: bulkKey(i), Level: client.All})
+		r, err := c.Read(f.t.Context(), client.ReadRequest{Key: bulkKey(i), Level: level})
 		if err != nil {
 			return err
 		}
 		return f.plausible(i, acknowledged, string(r.Value))
 	})
-	f.t.Logf("read %d keys at all in %v", len(f.keys)/step, time.Since(began).Round(time.Millisecond))
+	f.t.Logf("read %d keys at %s in %v", len(f.keys)/step, level, time.Since(began).Round(time.Millisecond))
 }
 
 // plausible checks what a read found that began when the write of a number was acknowledged.

@@ -1,8 +1,14 @@
 package e2e
 
 import (
+	"errors"
+	"flag"
 	"fmt"
+	"github.com/pairdb/coordinator/rpc/client"
+	"io/fs"
+	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -83,12 +89,8 @@ func TestLeaderDiesInMidMigration(t *testing.T) {
 func TestReplacedDiskIsRebuilt(t *testing.T) {
 	c := startCluster(t, quick)
 	client := c.dial()
-	const keys = 1000
-	for i := range keys {
-		if err := write(t, client, fmt.Sprint("key-", i), "v", "all"); err != nil {
-			t.Fatal(err)
-		}
-	}
+	f := startForeground(t, []*process{c.process}, *topologyKeys)
+	f.fill()
 	old := c.storage[0]
 	old.kill()
 	began := time.Now()
@@ -105,21 +107,17 @@ func TestReplacedDiskIsRebuilt(t *testing.T) {
 		return err
 	})
 	awaitMigration(t, client, id, "completed")
-	t.Logf("%d keys were rebuilt within %v", keys, time.Since(began).Round(time.Millisecond))
+	t.Logf("%d keys were rebuilt %v after the node was killed", *topologyKeys, time.Since(began).Round(time.Millisecond))
 	eventually(t, 10*time.Second, func() error {
 		l, err := client.ListStorageNodes(t.Context(), &pb.ListStorageNodesRequest{})
-		if err == nil && l.GetNodes()[0].GetKeysCount() < keys {
-			err = fmt.Errorf("storage-1 holds %d keys", l.GetNodes()[0].GetKeysCount())
+		if held := l.GetNodes()[0].GetKeysCount(); err == nil && held < int64(*topologyKeys) {
+			err = fmt.Errorf("storage-1 holds %d keys", held)
 		}
 		return err
 	})
 	// It votes again: with another one dead it makes the quorum.
 	c.storage[1].kill()
-	for i := range keys {
-		if v, err := read(t, client, fmt.Sprint("key-", i), "quorum"); err != nil || v != "v" {
-			t.Fatalf("key-%d: %q, %v", i, v, err)
-		}
-	}
+	f.readEach(1, "quorum")
 }
 
 // A replica that has lost what it missed, hints and all, gets it back without a
@@ -129,12 +127,9 @@ func TestReplicasConvergeWithoutReads(t *testing.T) {
   hint_lifetime   = "1s"`, 1))
 	client := c.dial()
 	c.storage[2].kill()
-	const keys = 300
-	for i := range keys {
-		if err := write(t, client, fmt.Sprint("key-", i), "v", "quorum"); err != nil {
-			t.Fatal(err)
-		}
-	}
+	keys := *topologyKeys
+	f := startForeground(t, []*process{c.process}, keys)
+	f.fill()
 	// The hints expire, and their ranges are owed instead.
 	eventually(t, 30*time.Second, func() error {
 		s, err := client.GetStatus(t.Context(), &pb.GetStatusRequest{})
@@ -147,13 +142,15 @@ func TestReplicasConvergeWithoutReads(t *testing.T) {
 		return nil
 	})
 	c.restart(2)
-	eventually(t, 60*time.Second, func() error {
+	began := time.Now()
+	eventually(t, 2*time.Minute, func() error {
 		l, err := client.ListStorageNodes(t.Context(), &pb.ListStorageNodesRequest{})
-		if err == nil && l.GetNodes()[2].GetKeysCount() < keys {
-			err = fmt.Errorf("storage-3 holds %d keys", l.GetNodes()[2].GetKeysCount())
+		if held := l.GetNodes()[2].GetKeysCount(); err == nil && held < int64(keys) {
+			err = fmt.Errorf("storage-3 holds %d keys", held)
 		}
 		return err
 	})
+	t.Logf("%d keys were repaired %v after the node was back", keys, time.Since(began).Round(time.Millisecond))
 	eventually(t, 30*time.Second, func() error {
 		s, err := client.GetStatus(t.Context(), &pb.GetStatusRequest{})
 		if err == nil && s.GetNodes()[2].GetOwedRanges() > 0 {
@@ -181,35 +178,35 @@ consistency {
   read_timeout  = "1s"
 }
 `+strings.Replace(quick, "repair_interval", "hint_lifetime = \"2s\"\n  repair_interval", 1))
-	client := c.dial()
-	const keys = 500
-	for i := range keys {
-		if err := write(t, client, fmt.Sprint("key-", i), "v", "all"); err != nil {
+	api := c.dial()
+	keys := *topologyKeys
+	f := startForeground(t, []*process{c.process}, keys)
+	f.value = func(n int32) []byte { return append([]byte(bulkValue(n)), randomBytes(1<<10)...) }
+	f.fill()
+	const brief = 500
+	for i := range brief {
+		if _, err := api.WriteKeyValue(t.Context(), &pb.WriteKeyValueRequest{TenantId: "default", Key: fmt.Sprint("brief-", i), Value: []byte("v"), TtlSeconds: 2}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	for i := range keys {
-		if _, err := client.WriteKeyValue(t.Context(), &pb.WriteKeyValueRequest{TenantId: "default", Key: fmt.Sprint("brief-", i), Value: []byte("v"), TtlSeconds: 2}); err != nil {
-			t.Fatal(err)
-		}
-	}
+	full := c.diskUsed()
 	c.storage[1].kill()
-	for i := range keys {
-		if _, err := client.DeleteKeyValue(t.Context(), &pb.DeleteKeyValueRequest{TenantId: "default", Key: fmt.Sprint("key-", i)}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for i := range keys {
+	f.each(1, func(c *client.Client, i int) error {
+		_, err := c.Write(t.Context(), client.WriteRequest{Key: bulkKey(i), Delete: true, Level: client.Quorum})
+		return err
+	})
+	for i := range brief {
 		eventually(t, 5*time.Second, func() error {
-			if _, err := read(t, client, fmt.Sprint("brief-", i), "quorum"); reasonOf(err) != "KEY_NOT_FOUND" {
+			if _, err := read(t, api, fmt.Sprint("brief-", i), "quorum"); reasonOf(err) != "KEY_NOT_FOUND" {
 				return fmt.Errorf("brief-%d after its time: %w", i, err)
 			}
 			return nil
 		})
 	}
 	c.restart(1)
+	began := time.Now()
 	eventually(t, 4*time.Minute, func() error {
-		l, err := client.ListStorageNodes(t.Context(), &pb.ListStorageNodesRequest{})
+		l, err := api.ListStorageNodes(t.Context(), &pb.ListStorageNodesRequest{})
 		if err != nil {
 			return err
 		}
@@ -220,10 +217,93 @@ consistency {
 		}
 		return nil
 	})
-	for i := range keys {
-		if _, err := read(t, client, fmt.Sprint("key-", i), "all"); reasonOf(err) != "KEY_NOT_FOUND" {
-			t.Fatalf("key-%d came back: %v", i, err)
+	t.Logf("%d deleted keys and %d expired ones were forgotten %v after the node was back", keys, brief, time.Since(began).Round(time.Millisecond))
+	f.each(1, func(c *client.Client, i int) error {
+		if _, err := c.Read(t.Context(), client.ReadRequest{Key: bulkKey(i), Level: client.All}); !errors.Is(err, client.ErrKeyNotFound) {
+			return fmt.Errorf("came back: %w", err)
 		}
+		return nil
+	})
+	if keys < whole {
+		return // what they took is less than what the stores hold in memory
+	}
+	// The space comes back as other writes go on.
+	written := 0
+	eventually(t, time.Minute, func() error {
+		for i := range 64 {
+			if err := write(t, api, fmt.Sprint("other-", i), string(randomBytes(128<<10)), "all"); err != nil {
+				return err
+			}
+			written += 128 << 10
+		}
+		if now := c.diskUsed(); now > full/2 || written < 64<<20 {
+			return fmt.Errorf("%d MiB are used after %d MiB of other writes, %d MiB were", now>>20, written>>20, full>>20)
+		}
+		return nil
+	})
+	t.Logf("%d MiB were used by all nodes, %d MiB are after %d MiB of other writes", full>>20, c.diskUsed()>>20, written>>20)
+}
+
+// diskUsed is how many bytes of disks the storage nodes have.
+func (c *cluster) diskUsed() (bytes int64) {
+	c.t.Helper()
+	for _, s := range c.storage {
+		err := filepath.WalkDir(s.dir, func(path string, _ fs.DirEntry, err error) error {
+			var st syscall.Stat_t
+			if err == nil {
+				err = syscall.Lstat(path, &st)
+			}
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil // it was just replaced
+			}
+			bytes += 512 * st.Blocks
+			return err
+		})
+		if err != nil {
+			c.t.Fatal(err)
+		}
+	}
+	return bytes
+}
+
+var repairKeys = flag.Int("repair.keys", 20_000, "keys of which a test compares replicas")
+
+// Comparing equal replicas exchanges next to nothing.
+func TestEqualReplicasExchangeLittle(t *testing.T) {
+	c := startCluster(t, "maintenance {\n  repair_interval = \"168h\"\n}\n")
+	keys := *repairKeys
+	f := startForeground(t, []*process{c.process}, keys)
+	began := time.Now()
+	f.fill()
+	t.Logf("%d keys written in %v", keys, time.Since(began).Round(time.Millisecond))
+	exchanged := func() (bytes float64) {
+		for _, s := range c.storage {
+			bytes += metric(t, s, "storage_compared_bytes_total")
+		}
+		return bytes
+	}
+	eventually(t, 30*time.Second, func() error { // what a quorum did not wait for
+		l, err := c.dial().ListStorageNodes(t.Context(), &pb.ListStorageNodesRequest{})
+		for _, n := range l.GetNodes() {
+			if n.GetKeysCount() != int64(keys)+1 {
+				err = fmt.Errorf("%s holds %d keys", n.GetNodeId(), n.GetKeysCount())
+			}
+		}
+		return err
+	})
+	before := exchanged()
+	began = time.Now()
+	out, errs, code := c.command("repair")
+	took := time.Since(began)
+	if code != 0 || !strings.Contains(out, " 0 differed") {
+		t.Errorf("repair of equal replicas: exit %d, %q, %q", code, out, errs)
+	}
+	data := float64(keys) * (valueBytes + float64(len(bulkKey(keys))))
+	bytes := exchanged() - before
+	t.Logf("comparing 3 replicas of %d keys took %v and exchanged %.0f bytes: %.3f %% of one replica's %.1f MiB of keys and values",
+		keys, took.Round(time.Millisecond), bytes, 100*bytes/data, data/(1<<20))
+	if bytes == 0 || bytes > data*3/100 {
+		t.Errorf("%.0f bytes were exchanged to compare %.0f bytes on each of three nodes", bytes, data)
 	}
 }
 
