@@ -542,7 +542,7 @@ func (m *memory) Do(c *coord.Call) {
 	m.mu.Lock()
 	held := m.data[c.Key]
 	if c.Kind == coord.CallApply {
-		if store, _ := coord.Admit(&held.Head, &c.Version.Head, c.Intent, time.Now(), time.Minute); store {
+		if store, _ := coord.Admit(&held.Head, 0, &c.Version.Head, c.Intent, time.Now(), time.Minute); store {
 			held = c.Version
 			m.data[c.Key] = held
 		}

@@ -67,6 +67,9 @@ func (r *read) start(now instant, fx *effects) {
 	if r.errand == errandCopy {
 		old, next := &r.sides[0], &r.sides[1]
 		r.asks.open(r.targets, groups{{old.members, old.fence}, {next.members, next.quorum}})
+		if mutant == mutantCopyFromOne {
+			r.asks.open(r.targets, groups{{old.members, 1}})
+		}
 		r.repairs.open(r.targets, groups{{next.members, next.quorum}})
 	}
 	r.hedgeAt = now.add(r.hedge)

@@ -169,7 +169,7 @@ func (n *simReplica) keep(call *simCall) {
 		return
 	}
 	wall := time.Unix(0, n.clock.read(s.now))
-	store, err := Admit(&held.version.Head, &call.version.Head, call.intent, wall, DefaultMaxClockOffset)
+	store, err := Admit(&held.version.Head, n.floors[call.key.index], &call.version.Head, call.intent, wall, DefaultMaxClockOffset)
 	if err != nil {
 		call.err = err
 		if s.traced(call.key) {

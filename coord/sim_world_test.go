@@ -138,7 +138,7 @@ func (n *simNode) handle(c *Call, wall time.Time) (Version, error) {
 	case CallHead:
 		return Version{Head: held.Head}, nil
 	}
-	store, err := Admit(&held.Head, &c.Version.Head, c.Intent, wall.Add(n.offset), DefaultMaxClockOffset)
+	store, err := Admit(&held.Head, 0, &c.Version.Head, c.Intent, wall.Add(n.offset), DefaultMaxClockOffset)
 	if err != nil {
 		return Version{}, err
 	}

@@ -107,7 +107,7 @@ func (r *memoryReplica) answer(c *coord.Call) error {
 		}
 	case coord.CallApply:
 		r.callBoot, r.callHeard = c.Boot, c.Heard
-		store, err := coord.Admit(&held.Head, &c.Version.Head, c.Intent, time.Now(), coord.DefaultMaxClockOffset)
+		store, err := coord.Admit(&held.Head, r.floor, &c.Version.Head, c.Intent, time.Now(), coord.DefaultMaxClockOffset)
 		if err != nil {
 			return err
 		}

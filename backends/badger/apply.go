@@ -203,7 +203,11 @@ func (c *committer) decideApply(v view, call *coord.Call, ref valueRef, wall tim
 			return fmt.Errorf("%w: %w", coord.ErrReplicaRefused, err)
 		}
 	}
-	store, err := coord.Admit(current, &call.Version.Head, call.Intent, wall, c.node.opts.MaxClockOffset)
+	floor := c.node.floors.of(call.Token)
+	if at >= 0 {
+		floor = max(floor, c.staged[at].floor)
+	}
+	store, err := coord.Admit(current, floor, &call.Version.Head, call.Intent, wall, c.node.opts.MaxClockOffset)
 	if err != nil {
 		return err
 	}

@@ -26,6 +26,7 @@ var topologyCases = []struct {
 	{"a dropped tombstone leaves a floor", dropFloor},
 	{"a dropped value that has not expired leaves no floor", dropLive},
 	{"a dropped value that has expired leaves a floor", dropExpired},
+	{"a write just above a floor is accepted, however far ahead", aboveFloor},
 	{"floors outlast a reopening", floorKept},
 	{"an expiry comes back as it is", expiryKept},
 	{"an expiry that no version can have is refused", expiryMalformed},
@@ -308,6 +309,21 @@ func dropExpired(c *replicaCase) {
 	c.drop("t", "k", v.Head)
 	c.holds("t", "k", coord.Version{})
 	c.floorOf("t", "k", v.Timestamp)
+}
+
+// aboveFloor is about a tombstone from a broken clock that was dropped: the next
+// version has to be above it, and so must be accepted.
+func aboveFloor(c *replicaCase) {
+	c.open()
+	gone := deletion(now()+int64(c.suite.MaxClockOffset+time.Hour), "c1")
+	c.repair("k", gone)
+	c.drop("t", "k", gone.Head)
+	tooFar := version(gone.Timestamp+int64(time.Minute), "c2", "far above")
+	c.refused(c.do(&coord.Call{Kind: coord.CallApply, Intent: coord.IntentWrite, Tenant: "t", Key: "k", Version: tooFar}))
+	c.holds("t", "k", coord.Version{})
+	above := version(gone.Timestamp+1, "c2", "just above")
+	c.wantHeld(c.apply("t", "k", above), above)
+	c.holds("t", "k", above)
 }
 
 func floorKept(c *replicaCase) {

@@ -60,7 +60,7 @@ func (m *memoryReplica) Do(c *coord.Call) {
 	at := [2]string{c.Tenant, c.Key}
 	held := m.data[at]
 	if c.Kind == coord.CallApply {
-		store, err := coord.Admit(&held.Head, &c.Version.Head, c.Intent, time.Now(), coord.DefaultMaxClockOffset)
+		store, err := coord.Admit(&held.Head, 0, &c.Version.Head, c.Intent, time.Now(), coord.DefaultMaxClockOffset)
 		if err != nil {
 			m.mu.Unlock()
 			c.Finish(err)
