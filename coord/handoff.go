@@ -42,6 +42,7 @@ const (
 	maxPendingHintBytes = 64 << 20
 	// hintGroup and hintGroupBytes bound one write to the store.
 	hintGroup      = 1000
+	expireFor      = time.Second
 	hintGroupBytes = 16 << 20
 
 	hintStoreTimeout = 5 * time.Second
@@ -253,11 +254,18 @@ func (h *handoff) flushOwed(ctx context.Context) error {
 func (h *handoff) look(ctx context.Context) {
 	bounded, cancel := context.WithTimeout(ctx, hintStoreTimeout)
 	defer cancel()
-	if _, err := h.store.ExpireHints(bounded, h.c.options.Wall().Add(-h.c.options.HintLifetime), hintGroup); err != nil {
-		if ctx.Err() == nil {
-			h.report("expire hints", err)
+	// All that have expired, unless they are so many that replays would wait.
+	for began := time.Now(); time.Since(began) < expireFor; {
+		expired, err := h.store.ExpireHints(bounded, h.c.options.Wall().Add(-h.c.options.HintLifetime), hintGroup)
+		if err != nil {
+			if ctx.Err() == nil {
+				h.report("expire hints", err)
+			}
+			return
 		}
-		return
+		if expired < hintGroup {
+			break
+		}
 	}
 	if err := h.refresh(bounded); err != nil {
 		if ctx.Err() == nil {

@@ -131,7 +131,7 @@ func TestReplicasConvergeWithoutReads(t *testing.T) {
 	f := startForeground(t, []*process{c.process}, keys)
 	f.fill()
 	// The hints expire, and their ranges are owed instead.
-	eventually(t, 30*time.Second, func() error {
+	eventually(t, time.Minute, func() error {
 		s, err := client.GetStatus(t.Context(), &pb.GetStatusRequest{})
 		if err != nil {
 			return err
