@@ -10,7 +10,7 @@ BUF         = github.com/bufbuild/buf/cmd/buf@v1.75.0
 
 FUZZTIME ?= 30s
 
-.PHONY: build dev test race lint vuln golden proto fuzz sim mutants bench clean
+.PHONY: build dev test race lint vuln golden proto fuzz sim mutants bench clean scale
 
 build: ## one static binary, ./coordinator
 	$(GO) build -buildvcs=true -trimpath -o coordinator .
@@ -59,3 +59,8 @@ bench: ## the whole comparison, with ratios to a bare gRPC echo; BENCH="-h" tell
 clean:
 	rm -f coordinator
 	$(GO) clean -testcache
+
+# Changes of topology, lost disks, comparisons and tombstones at full size; some 15 minutes.
+scale:
+	go test ./ops/e2e -count=1 -v -timeout 30m -topology.keys=100000 -repair.keys=1000000 \
+		-run 'TestTopologyUnderLoad|TestReplacedDiskIsRebuilt|TestReplicasConverge|TestEqualReplicas|TestTombstonesAreForgotten'
