@@ -53,14 +53,13 @@ sim: ## the simulator, resumable: SEED=n replays one seed, RUNS=n (in 500s) sets
 mutants: ## that the simulator finds planted bugs
 	$(GO) test -tags mutant -v -run 'TestMutants|TestHistoriesFindBugs' ./coord
 
+scale: ## topology changes, lost disks, comparisons and tombstones at full size, some 15 minutes
+	$(GO) test ./ops/e2e -count=1 -v -timeout 30m -topology.keys=100000 -repair.keys=1000000 \
+		-run 'TestTopologyUnderLoad|TestReplacedDiskIsRebuilt|TestReplicasConverge|TestEqualReplicas|TestTombstonesAreForgotten'
+
 bench: ## the whole comparison, with ratios to a bare gRPC echo; BENCH="-h" tells its flags
 	$(GO) run ./ops/bench $(BENCH)
 
 clean:
 	rm -f coordinator
 	$(GO) clean -testcache
-
-# Changes of topology, lost disks, comparisons and tombstones at full size; some 15 minutes.
-scale:
-	go test ./ops/e2e -count=1 -v -timeout 30m -topology.keys=100000 -repair.keys=1000000 \
-		-run 'TestTopologyUnderLoad|TestReplacedDiskIsRebuilt|TestReplicasConverge|TestEqualReplicas|TestTombstonesAreForgotten'
