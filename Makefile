@@ -10,7 +10,7 @@ BUF         = github.com/bufbuild/buf/cmd/buf@v1.75.0
 
 FUZZTIME ?= 30s
 
-.PHONY: build dev test race lint vuln golden proto fuzz sim mutants overload hostile bench image clean
+.PHONY: build dev test race lint vuln golden proto fuzz sim mutants overload hostile scale bench image clean
 
 build: ## one static binary, ./coordinator
 	$(GO) build -buildvcs=true -trimpath -o coordinator .
@@ -65,6 +65,10 @@ overload: ## what ten times too much load and a noisy tenant do; needs a machine
 hostile: ## clients that mean harm, at full size
 	ulimit -n 65536; $(GO) test -run 'TestIdleConnections|TestRapidResets|TestHugeHeaders|TestAnswersThatNobodyReads' -v ./rpc \
 		-hostile.connections=10000 -hostile.resets=500000 -hostile.streams=1000
+
+scale: ## topology changes, lost disks, comparisons and tombstones at full size, some 15 minutes
+	$(GO) test ./ops/e2e -count=1 -v -timeout 30m -topology.keys=100000 -repair.keys=1000000 \
+		-run 'TestTopologyUnderLoad|TestReplacedDiskIsRebuilt|TestReplicasConverge|TestEqualReplicas|TestTombstonesAreForgotten'
 
 bench: ## the whole comparison, with ratios to a bare gRPC echo; BENCH="-h" tells its flags
 	$(GO) run ./ops/bench $(BENCH)

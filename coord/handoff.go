@@ -50,6 +50,7 @@ const (
 	manyPendingHintBytes = maxPendingHintBytes / 2
 	// hintGroup and hintGroupBytes bound one write to the store.
 	hintGroup      = 4000
+	expireFor      = time.Second
 	hintGroupBytes = 16 << 20
 	// expireGroup bounds how many hints are removed at a time.
 	expireGroup = 1000
@@ -342,11 +343,18 @@ func (h *handoff) flushOwed(ctx context.Context) error {
 func (h *handoff) look(ctx context.Context) {
 	bounded, cancel := context.WithTimeout(ctx, hintStoreTimeout)
 	defer cancel()
-	if _, err := h.store.ExpireHints(bounded, h.c.options.Wall().Add(-h.c.options.HintLifetime), expireGroup); err != nil {
-		if ctx.Err() == nil {
-			h.report("expire hints", err)
+	// All that have expired, unless they are so many that replays would wait.
+	for began := time.Now(); time.Since(began) < expireFor; {
+		expired, err := h.store.ExpireHints(bounded, h.c.options.Wall().Add(-h.c.options.HintLifetime), expireGroup)
+		if err != nil {
+			if ctx.Err() == nil {
+				h.report("expire hints", err)
+			}
+			return
 		}
-		return
+		if expired < expireGroup {
+			break
+		}
 	}
 	if err := h.refresh(bounded); err != nil {
 		if ctx.Err() == nil {

@@ -407,28 +407,37 @@ func (r *repairs) payNode(ctx context.Context, node string) error {
 	if err != nil || len(owed) == 0 {
 		return err
 	}
-	var paid []uint16
-	for _, at := range owed {
-		v := c.view.Load()
-		p := v.peers[node]
-		if p != nil && p.replica.Unavailable() != nil || v.change != nil {
-			break
+	slices.Sort(owed)
+	for len(owed) > 0 {
+		// Neighbours are compared together, and settled before the next ones are.
+		n := 1
+		for n < min(len(owed), owedTogether) && owed[n] == owed[n-1]+1 {
+			n++
 		}
-		if p != nil {
+		v := c.view.Load()
+		if p := v.peers[node]; p != nil { // a node that is gone is owed nothing
+			if p.replica.Unavailable() != nil || v.change != nil {
+				return nil
+			}
+			span := ring.Span{First: owedSpan(owed[0]).First, Last: owedSpan(owed[n-1]).Last}
 			var progress RepairProgress
-			if err := r.round(ctx, RepairRequest{Span: owedSpan(at)}, 0, &progress, func() {}); err != nil {
+			if err := r.round(ctx, RepairRequest{Span: span}, 0, &progress, func() {}); err != nil {
 				return err
 			}
 			if p.replica.Unavailable() != nil {
-				break
+				return nil
 			}
-		} // a node that is gone is owed nothing
-		paid = append(paid, at)
+		}
+		bounded, cancel := context.WithTimeout(ctx, hintStoreTimeout)
+		err := c.options.Hints.Settle(bounded, node, owed[:n])
+		cancel()
+		if err != nil {
+			return err
+		}
+		owed = owed[n:]
 	}
-	if len(paid) == 0 {
-		return nil
-	}
-	bounded, cancel = context.WithTimeout(ctx, hintStoreTimeout)
-	defer cancel()
-	return c.options.Hints.Settle(bounded, node, paid)
+	return nil
 }
+
+// owedTogether is how many owed ranges are compared at a time.
+const owedTogether = 256

@@ -256,7 +256,10 @@ func connectionSettings(tls credentials.TransportCredentials) []grpc.ServerOptio
 // register serves desc's methods through s. It fails where one has no access rule.
 func (s *Server) register(desc grpc.ServiceDesc) error {
 	for _, stream := range desc.Streams {
-		if accessRules[stream.StreamName] != accessOwnTenant {
+		// One with a single request is checked as requested reads it, the other
+		// kind by its handler, operation by operation.
+		rule := accessRules[stream.StreamName]
+		if rule == noAccess || stream.ClientStreams != (rule == accessOwnTenant) {
 			return fmt.Errorf("%w: %s", errUndeclared, stream.StreamName)
 		}
 	}

@@ -131,7 +131,7 @@ func TestReplicasConvergeWithoutReads(t *testing.T) {
 	f := startForeground(t, []*process{c.process}, keys)
 	f.fill()
 	// The hints expire, and their ranges are owed instead.
-	eventually(t, 30*time.Second, func() error {
+	eventually(t, time.Minute, func() error {
 		s, err := client.GetStatus(t.Context(), &pb.GetStatusRequest{})
 		if err != nil {
 			return err
@@ -229,7 +229,7 @@ consistency {
 	}
 	// The space comes back as other writes go on.
 	written := 0
-	eventually(t, time.Minute, func() error {
+	eventually(t, 2*time.Minute, func() error {
 		for i := range 64 {
 			if err := write(t, api, fmt.Sprint("other-", i), string(randomBytes(128<<10)), "all"); err != nil {
 				return err

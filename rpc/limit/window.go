@@ -21,7 +21,7 @@ const (
 	// slack is how much longer than without load they may take.
 	slack = 4
 	// fewest operations may always be under way.
-	fewest = 32
+	fewest = 256
 	// baseAge is how long the fastest time counts for the one without load.
 	baseAge = 30 * time.Second
 	// enough operations in an interval tell something.
