@@ -7,6 +7,7 @@ import (
 	"math"
 	"net"
 	"path"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -346,12 +347,22 @@ func (s *Server) interceptStream(srv any, stream grpc.ServerStream, info *grpc.S
 		if !info.IsClientStream {
 			stream = &requested{stream, s, accessRules[path.Base(info.FullMethod)]}
 		}
-		return handler(srv, stream)
+		return survive(srv, stream, handler)
 	}
 	ctx, cancel := context.WithCancel(stream.Context())
 	defer cancel()
 	defer context.AfterFunc(s.streams, cancel)()
 	return handler(srv, &cancellableStream{stream, ctx})
+}
+
+// survive serves a stream of the service, and answers a panic as an internal error.
+func survive(srv any, stream grpc.ServerStream, handler grpc.StreamHandler) (err error) {
+	defer func() {
+		if fault := recover(); fault != nil {
+			err = statusOf(fmt.Errorf("panic: %v\n%s", fault, debug.Stack()))
+		}
+	}()
+	return handler(srv, stream)
 }
 
 type cancellableStream struct {
