@@ -473,6 +473,13 @@ func (h *handoff) deliver(ctx context.Context, hints []Hint) (settled []Hint, fa
 			}
 			call.Boot, call.Heard = p.replica.Heard()
 			owners[i] = append(owners[i], call)
+			// The process may have stood still since the hint was read: by now what
+			// has replaced its version may be collected. Stood still after this, the
+			// node refuses the call as too old.
+			if h.c.options.Wall().Sub(hint.Since) >= h.c.options.HintLifetime {
+				call.Err = errHintExpired
+				continue
+			}
 			out.start(p.replica, call)
 		}
 	}
@@ -492,7 +499,10 @@ func (h *handoff) deliver(ctx context.Context, hints []Hint) (settled []Hint, fa
 	return settled, failure
 }
 
-var errNoOwner = errors.New("no storage node owns the key now")
+var (
+	errNoOwner     = errors.New("no storage node owns the key now")
+	errHintExpired = errors.New("its lifetime has passed")
+)
 
 // ledger is what every node is owed, hints and ranges that wait in memory
 // included. One that is both stored and in memory counts twice for a moment,

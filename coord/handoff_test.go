@@ -656,6 +656,36 @@ func TestExpiredHints(t *testing.T) {
 	}
 }
 
+// Hints whose lifetime passes between their being read and sent are not sent.
+func TestHintsExpireWhileReplayed(t *testing.T) {
+	t.Parallel()
+	cluster := newCluster(t, 3)
+	away := cluster.makeFaulty()["storage-2"]
+	var ahead atomic.Int64
+	c := cluster.startHinted(t, "c1", func(o *coord.Options) {
+		o.Wall = func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
+	})
+	cluster.nodes["storage-2"].cut()
+	const keys = 10
+	for i := range keys {
+		put(t, c, fmt.Sprint(i), "v", coord.Quorum)
+	}
+	eventually(t, "the hints stored", func() bool { return len(cluster.stored(t, "storage-2")) == keys })
+	away.delay.Store(int64(200 * time.Millisecond))
+	cluster.nodes["storage-2"].mend()
+	eventually(t, "a replay under way", func() bool { return away.total.Load() > 0 })
+	ahead.Store(int64(coord.DefaultHintLifetime))
+	sent := away.total.Load()
+	eventually(t, "ranges owed for hints", func() bool {
+		d := debtOf(t, c, "storage-2")
+		return d.Hints == 0 && d.OwedRanges > 0
+	})
+	eventually(t, "the end of what was sent", func() bool { return away.out.Load() == 0 })
+	if late := away.total.Load() - sent; late > 1 || sent >= keys-1 {
+		t.Errorf("%d of %d hints were sent, then their lifetime passed, and %d more were sent", sent, keys, late)
+	}
+}
+
 // A node that answers slowly gets one hint at a time; one that answers quickly
 // gets more, but never more than a bound.
 func TestReplayWindow(t *testing.T) {

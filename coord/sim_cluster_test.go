@@ -81,6 +81,7 @@ func newSim(seed uint64, operations int, direct func(*swarm, dice)) *sim {
 		direct(&s.swarm, s.dice)
 	}
 	w := &s.swarm
+	w.boundClocks()
 	s.claims = simClaims{&s.world, map[ClaimKey]simClaim{}, w.claimLifetime}
 	s.metadata.checkpoints = map[string]MigrationProgress{}
 	t := Topology{Version: 1, Epoch: 1}

@@ -109,6 +109,7 @@ func changes(w *swarm, d dice) {
 // restarted nodes may still bring back what it had replaced.
 func collections(w *swarm, d dice) {
 	w.enableCollection(d)
+	w.churn = 0
 	w.keys, w.tenants, w.keyed, w.drift = 3, []int{3}, 0, 0
 	w.levels = [4]float64{Quorum: 1}
 	w.on[faultLateDuplicate], w.chance[faultLateDuplicate] = true, 0.05
@@ -152,9 +153,6 @@ func returns(w *swarm, d dice) {
 	w.clients = 4
 	w.tenants, w.keys, w.keyed, w.reads, w.deletes = []int{3}, 12, 0, 0.3, 0.5
 	w.levels = [4]float64{Quorum: 1}
-	// With clocks that differ by more than the grace, a node that has come
-	// lately may not know how high a collected version was.
-	w.skew, w.on[faultCoordinatorClock], w.on[faultNodeClock] = 0, false, false
 }
 
 // losses makes nodes die for good, and others of their keys' replicas miss writes.
