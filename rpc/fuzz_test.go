@@ -35,10 +35,13 @@ func willing() *script {
 		drop:       func(string) error { return nil },
 		addNode:    func(coord.StorageNode) (coord.Migration, error) { return coord.Migration{}, nil },
 		removeNode: func(string, coord.Removal) (coord.Migration, error) { return coord.Migration{}, nil },
-		plan:       func(coord.PlanRequest) (coord.Plan, error) { return coord.Plan{}, nil },
-		cancel:     func(string) error { return nil },
-		repair:     func(context.Context, coord.RepairRequest, func(coord.RepairProgress)) error { return nil },
-		nodes:      func() ([]coord.NodeState, error) { return nil, nil },
+		explain: func(string, string, coord.Level) (coord.Explanation, error) {
+			return coord.Explanation{}, nil
+		},
+		plan:   func(coord.PlanRequest) (coord.Plan, error) { return coord.Plan{}, nil },
+		cancel: func(string) error { return nil },
+		repair: func(context.Context, coord.RepairRequest, func(coord.RepairProgress)) error { return nil },
+		nodes:  func() ([]coord.NodeState, error) { return nil, nil },
 	}
 }
 
