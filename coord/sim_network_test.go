@@ -177,6 +177,11 @@ func (l *simLink) Heard() (uint64, time.Duration) {
 func (l *simLink) hear(h heard) {
 	if h.boot > l.heard.boot || h.boot == l.heard.boot && h.clock > l.heard.clock {
 		l.heard, l.heardAt = h, l.s.now
+		if h.boot == l.n.boot {
+			// Answers are late for longer here than messages may live; on a real
+			// link, which gives up on a silent node long before, they are not.
+			l.heardAt = l.s.now.add(h.clock - l.n.elapsed())
+		}
 	}
 }
 
