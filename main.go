@@ -196,7 +196,12 @@ func serve(ctx context.Context, cfg *config.Config, dev bool, log hclog.Logger, 
 	alive := health.New()
 	measured := metrics.New(build.Version(), build.Commit())
 	notable := new(console.Requests)
-	screen := console.New(console.Options{Version: build.Version(), Metrics: measured, Health: alive, Requests: notable, ShowKeys: dev})
+	var engine *coord.Coordinator
+	running := func() []metrics.Migration { return runningMigration(engine) } // called once engine is there
+	screen := console.New(console.Options{
+		Version: build.Version(), Metrics: measured, Health: alive, Requests: notable, Migrations: running,
+		Authorize: protection.AuthorizeAdmin(console.ErrForbidden), ShowKeys: dev,
+	})
 	ops := httpd.Options{
 		Title: "PairDB coordinator " + cfg.NodeID, Console: screen, OnShutdown: screen.Close,
 		Live: alive.ServeLive, Ready: alive.ServeReady,
@@ -232,7 +237,7 @@ func serve(ctx context.Context, cfg *config.Config, dev bool, log hclog.Logger, 
 	defer closing("embedded storage nodes", nodes.close)
 	alive.Opened()
 
-	engine, err := coord.New(ctx, coord.Options{
+	engine, err = coord.New(ctx, coord.Options{
 		Identity:         stores.Identity,
 		Metadata:         stores.Metadata,
 		Idempotency:      stores.Idempotency,
@@ -263,6 +268,7 @@ func serve(ctx context.Context, cfg *config.Config, dev bool, log hclog.Logger, 
 	})
 	measured.ReportStatus(func() coord.Status { return engine.Status(context.Background()) })
 	measured.Engine(engine.Counters)
+	measured.Migrations(running)
 	screen.Attach(engine)
 	if err := register(ctx, engine, nodes, cfg, dev, log); err != nil {
 		return err
@@ -484,6 +490,15 @@ func measure(page *metrics.Set, s *backends.Stores) {
 		page.Gauge("coordinator_idempotency_pool_connections", "Connections to Redis.", func() float64 { return float64(claims.Stats().Connections) })
 		page.Gauge("coordinator_idempotency_pool_idle", "Connections to Redis that are unused.", func() float64 { return float64(claims.Stats().IdleConnections) })
 	}
+}
+
+// runningMigration is the change of topology under way, if there is one.
+func runningMigration(engine *coord.Coordinator) []metrics.Migration {
+	m, ok := engine.RunningMigration()
+	if !ok {
+		return nil
+	}
+	return []metrics.Migration{{ID: m.ID, Type: m.Kind.Type(), Moved: m.Keys, Keys: m.Total}}
 }
 
 // measureHealth puts readiness and dependencies on the metrics page.

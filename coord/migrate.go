@@ -21,8 +21,16 @@ type migrations struct {
 	keys  atomic.Int64 // copied
 	bytes atomic.Int64
 
+	copied atomic.Pointer[copied] // by this coordinator, of the migration that it works at
+
 	mu    sync.Mutex
 	stuck map[string]string // by migration: why it does not go on
+}
+
+// copied is how far this coordinator has come with a migration.
+type copied struct {
+	id string
+	MigrationProgress
 }
 
 const (
@@ -410,6 +418,7 @@ func (cp *copying) page(ctx context.Context, s *shift, after *Position) (*Positi
 		keys = keys[n:]
 	}
 	cp.Keys += int64(len(found))
+	c.migrations.copied.Store(&copied{cp.m.ID, cp.MigrationProgress})
 	return next, ctx.Err()
 }
 
@@ -530,6 +539,21 @@ func (c *Coordinator) CancelMigration(ctx context.Context, id string) error {
 	c.announce(ctx, c.view.Load())
 	c.migrations.look()
 	return nil
+}
+
+// RunningMigration is the one under way, as far as this coordinator knows: how
+// far it has come is known where it is worked at. Ok is false without one.
+func (c *Coordinator) RunningMigration() (m MigrationState, ok bool) {
+	v := c.view.Load()
+	if v.change == nil {
+		return MigrationState{}, false
+	}
+	m.Migration = *v.change
+	if p := c.migrations.copied.Load(); p != nil && p.id == m.ID {
+		m.MigrationProgress = p.MigrationProgress
+	}
+	m.Total = max(m.Total, m.Keys)
+	return m, true
 }
 
 // Migration tells how far a migration has come; ErrMigrationNotFound.

@@ -41,6 +41,18 @@ const (
 	MigrationResize  MigrationKind = "resize"
 )
 
+// Type is what clients and operators know the kind by: node_addition,
+// node_deletion or replication_change.
+func (k MigrationKind) Type() string {
+	switch k {
+	case MigrationRemove:
+		return "node_deletion"
+	case MigrationResize:
+		return "replication_change"
+	}
+	return "node_addition"
+}
+
 // MigrationStatus is how far a migration has come.
 type MigrationStatus string
 

@@ -47,13 +47,6 @@ func (s *service) CancelMigration(ctx context.Context, req *coordinatorpb.Cancel
 }
 
 func migrationMessage(m *coord.MigrationState) *coordinatorpb.GetMigrationStatusResponse {
-	kind := "node_addition"
-	switch m.Kind {
-	case coord.MigrationRemove:
-		kind = "node_deletion"
-	case coord.MigrationResize:
-		kind = "replication_change"
-	}
 	text := m.Error
 	if text == "" {
 		text = m.Waiting
@@ -61,7 +54,7 @@ func migrationMessage(m *coord.MigrationState) *coordinatorpb.GetMigrationStatus
 	return &coordinatorpb.GetMigrationStatusResponse{
 		Success:     true,
 		MigrationId: m.ID,
-		Type:        kind,
+		Type:        m.Kind.Type(),
 		NodeId:      m.Node,
 		Status:      string(m.Status),
 		Progress: &coordinatorpb.MigrationProgress{
