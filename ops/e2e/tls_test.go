@@ -73,15 +73,29 @@ storage {
 	if _, stderr, code := c.command("get", "k"); code != 1 {
 		t.Errorf("a client in plain text: exit %d, %s", code, stderr)
 	}
-	if _, stderr, code := c.command("get", "k", "-ca", cert("ca")); code != 1 || !strings.Contains(stderr, "certificate required") {
-		t.Errorf("a client without a certificate: exit %d, %s", code, stderr)
+	// The server says why, but may have gone before the client has read it.
+	refused := func(what, want string, command func() (string, string, int)) {
+		t.Helper()
+		eventually(t, startTimeout, func() error {
+			_, stderr, code := command()
+			if code != 1 {
+				t.Fatalf("%s: exit %d, %s", what, code, stderr)
+			}
+			if !strings.Contains(stderr, want) {
+				return fmt.Errorf("%s: %s, want %q", what, stderr, want)
+			}
+			return nil
+		})
 	}
+	refused("a client without a certificate", "certificate required", func() (string, string, int) {
+		return c.command("get", "k", "-ca", cert("ca"))
+	})
 	// A client's certificate opens no storage node. What it would answer to a
 	// coordinator's is that it serves another API.
 	for name, want := range map[string]string{"client": "bad certificate", "coordinator": "unknown service"} {
-		if _, stderr, _ := runCommand(t, nil, append([]string{"get", "k", "-addr", node.grpc}, identity(name)...)...); !strings.Contains(stderr, want) {
-			t.Errorf("the certificate %s at a storage node: %s, want %q", name, stderr, want)
-		}
+		refused("the certificate "+name+" at a storage node", want, func() (string, string, int) {
+			return runCommand(t, nil, append([]string{"get", "k", "-addr", node.grpc}, identity(name)...)...)
+		})
 	}
 
 	// A certificate that does not fit its key is not taken, one that does is.
