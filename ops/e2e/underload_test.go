@@ -149,8 +149,13 @@ func TestTopologyUnderLoad(t *testing.T) {
 		if moved > 1.1*theory+float64(keys)/100 {
 			t.Errorf("%s: %.0f replicas were sent, in theory %.0f", what, moved, theory)
 		}
-		// The floor absorbs what a shared machine does to a p99 of a few milliseconds.
-		if n >= 500 && during > max(2*before, 20*time.Millisecond) {
+		// The floor absorbs what a shared machine does to a p99 of a few
+		// milliseconds; a change at a small size is over before it averages out.
+		floor := 20 * time.Millisecond
+		if keys < 50_000 {
+			floor = 150 * time.Millisecond
+		}
+		if n >= 500 && during > max(2*before, floor) {
 			t.Errorf("%s: p99 is %v, before it was %v", what, during, before)
 		}
 		ids, rf = nextIDs, nextRF
