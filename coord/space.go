@@ -1,6 +1,9 @@
 package coord
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"strconv"
 	"strings"
 )
@@ -25,4 +28,28 @@ func TenantSpace(id string, generation uint64) string {
 func tenantOfSpace(space string) string {
 	id, _, _ := strings.Cut(space, spaceMark)
 	return id
+}
+
+// tenantOf is the tenant to which a space belongs, in a view that serves it;
+// nil where that tenant was deleted.
+func (c *Coordinator) tenantOf(ctx context.Context, v *view, space string) (*Tenant, error) {
+	id := tenantOfSpace(space)
+	t, ok := c.tenants.ready(id)
+	if !ok || !v.serves(t) {
+		var err error
+		t, err = c.tenants.get(ctx, id, v.topology.TenantsEpoch)
+		if errors.Is(err, ErrTenantNotFound) {
+			return nil, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	if t.Space != space {
+		return nil, nil
+	}
+	if !v.serves(t) {
+		return nil, fmt.Errorf("%w: the ring has changed", ErrMigrationConflict)
+	}
+	return t, nil
 }
