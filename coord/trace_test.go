@@ -44,6 +44,16 @@ func count(lines []string, begin string) (n int) {
 	return n
 }
 
+// unhedged counts lines without those of hedges, which a slow machine makes.
+func unhedged(lines []string, prefix string) (n int) {
+	for _, l := range lines {
+		if strings.HasPrefix(l, prefix) && !strings.HasSuffix(l, "hedge") {
+			n++
+		}
+	}
+	return n
+}
+
 func TestTraceOfAWriteAndARead(t *testing.T) {
 	c := newCluster(t, 3)
 	engine := c.start(t, "coordinator-1", nil)
@@ -53,7 +63,7 @@ func TestTraceOfAWriteAndARead(t *testing.T) {
 	}
 	lines := outline(t, trace)
 	answer := slices.Index(lines, "answer")
-	if count(lines, "send clocks") != 2 || count(lines, "reply clocks") != 2 || count(lines, "send send") != 3 || answer < 0 ||
+	if unhedged(lines, "send clocks") != 2 || count(lines, "reply clocks") < 2 || count(lines, "send send") != 3 || answer < 0 ||
 		count(lines[:answer], "reply send") < 2 || count(lines, "claim reserve") != 1 || count(lines, "claimed mint") != 1 {
 		t.Errorf("a keyed write:\n%s", strings.Join(lines, "\n"))
 	}
@@ -68,7 +78,7 @@ func TestTraceOfAWriteAndARead(t *testing.T) {
 		t.Fatal(err)
 	}
 	lines = outline(t, trace)
-	if count(lines, "send read") != 2 || count(lines, "reply read") != 2 || count(lines, "answer") != 1 {
+	if unhedged(lines, "send read") != 2 || count(lines, "reply read") < 2 || count(lines, "answer") != 1 {
 		t.Errorf("a read:\n%s", strings.Join(lines, "\n"))
 	}
 	steps, _, _ := trace.Steps()
