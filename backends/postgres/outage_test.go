@@ -358,7 +358,8 @@ func TestSlowWatcher(t *testing.T) {
 			lost++
 		}
 	}
-	if lost != 2 || len(told) > maxUntold+10 {
+	// What comes while the watcher catches up may find no room once more.
+	if lost < 2 || lost > 3 || len(told) > maxUntold+10 {
 		t.Errorf("told of %d changes, Lost %d times; want the beginning's and one for those without room", len(told), lost)
 	}
 }
