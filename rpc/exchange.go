@@ -61,8 +61,8 @@ func (s *frameStream) send(replies *storagepb.BatchReply) error {
 }
 
 // exchange is the serving side of one connection. One goroutine reads operations
-// and starts them on the replica, one writes replies; replies leave in the order
-// in which operations finish.
+// and starts them on the replica, and writes the replies that are known at once;
+// another writes the others. Replies leave in the order in which operations finish.
 type exchange struct {
 	flow[*task]
 	server  *StorageServer
@@ -125,8 +125,10 @@ func (x *exchange) read() error {
 		}
 		x.hold()
 		x.start(batch, shared)
-		x.let()
 		batch.ResetVT()
+		if err := x.let(x.send); err != nil {
+			return err
+		}
 	}
 }
 

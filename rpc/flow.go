@@ -22,10 +22,13 @@ type flow[T any] struct {
 	mu       sync.Mutex
 	room     sync.Cond     // signalled when there is room for more, and when no more is taken
 	finish   []finished[T] // to be sent
+	items    []T           // the reader's, of one message
 	underWay int           // admitted and not yet sent
 	bytes    int           // kept by what is under way
-	writing  bool          // serve is at work and will look at finish again
-	held     bool          // the reader starts operations, and wakes serve after that
+	writing  bool          // somebody is at work and will look at finish again
+	held     bool          // the reader starts operations, and sees to answers after that
+	direct   bool          // the reader sends answers, and serve must not
+	ending   bool          // serve waits for the end of all that is under way
 	closed   bool          // nothing is admitted any more
 	ended    bool          // the stream is gone; nothing will be sent any more
 
@@ -96,23 +99,41 @@ func (f *flow[T]) rouse() {
 }
 
 // hold keeps answers back until let, so that those which become known at once
-// leave together.
+// leave together. Both are the reader's.
 func (f *flow[T]) hold() {
 	f.mu.Lock()
 	f.held = true
 	f.mu.Unlock()
 }
 
-// let ends hold.
-func (f *flow[T]) let() {
+// let ends hold. Answers that became known at once are sent by the reader
+// itself, where serve is not at it already: to wake another goroutine for them
+// costs more than most of them do.
+func (f *flow[T]) let(send func([]T) error) error {
 	f.mu.Lock()
-	wake := !f.writing && len(f.finish) > 0
-	f.writing = f.writing || wake
 	f.held = false
+	if f.writing || f.ended || len(f.finish) == 0 {
+		f.mu.Unlock()
+		return nil
+	}
+	items, bytes := f.take(f.items[:0])
+	f.writing, f.direct = true, true
 	f.mu.Unlock()
+
+	err := send(items)
+
+	f.mu.Lock()
+	f.underWay -= len(items)
+	f.bytes -= bytes
+	f.direct, f.writing = false, len(f.finish) > 0
+	wake := f.writing || f.ending
+	f.mu.Unlock()
+	clear(items)
+	f.items = items
 	if wake {
 		f.rouse()
 	}
+	return err
 }
 
 // endings are what makes serve end once what is under way is answered.
@@ -174,10 +195,22 @@ func (f *flow[T]) serve(ctx context.Context, end endings, send func([]T) error) 
 func (f *flow[T]) gather(items []T, ending bool) (_ []T, bytes int, over bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.ending = ending
+	if f.direct {
+		return items, 0, false // the reader will wake serve
+	}
 	if ending && f.underWay == len(f.finish) {
 		f.closed = true
 		f.room.Signal()
 	}
+	items, bytes = f.take(items)
+	f.writing = len(items) > 0
+	return items, bytes, f.closed && f.underWay == 0
+}
+
+// take appends the oldest finished items, as many as go into one message. The
+// lock is held.
+func (f *flow[T]) take(items []T) (_ []T, bytes int) {
 	n := 0
 	for n < len(f.finish) && n < batchOperations && (n == 0 || bytes+f.finish[n].cost <= batchBytes) {
 		items = append(items, f.finish[n].item)
@@ -187,8 +220,7 @@ func (f *flow[T]) gather(items []T, ending bool) (_ []T, bytes int, over bool) {
 	rest := copy(f.finish, f.finish[n:])
 	clear(f.finish[rest:])
 	f.finish = f.finish[:rest]
-	f.writing = n > 0
-	return items, bytes, f.closed && f.underWay == 0
+	return items, bytes
 }
 
 // sent makes room for others.
