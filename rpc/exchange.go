@@ -57,7 +57,7 @@ func (s *frameStream) receive(batch *storagepb.Batch) error {
 }
 
 func (s *frameStream) send(replies *storagepb.BatchReply) error {
-	return s.frames.send(frameReplies, replies)
+	return s.sendReplies(replies)
 }
 
 // exchange is the serving side of one connection. One goroutine reads operations

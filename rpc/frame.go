@@ -200,46 +200,53 @@ func (f *frames) send(kind byte, m codec.Message) error {
 	size := m.SizeVT()
 	f.writing.Lock()
 	defer f.writing.Unlock()
-	payload, err := f.room(size)
+	payload, err := f.room(size, size)
 	if err != nil {
 		return err
 	}
 	if _, err := m.MarshalToSizedBufferVT(payload); err != nil {
 		return fmt.Errorf("encode frame: %w", err)
 	}
-	return f.write(kind, size)
+	return f.write(kind, nil)
 }
 
 // sendText writes a frame that holds a text, or nothing.
 func (f *frames) sendText(kind byte, text string) error {
 	f.writing.Lock()
 	defer f.writing.Unlock()
-	payload, err := f.room(len(text))
+	payload, err := f.room(len(text), len(text))
 	if err != nil {
 		return err
 	}
 	copy(payload, text)
-	return f.write(kind, len(text))
+	return f.write(kind, nil)
 }
 
-// room is where the payload of the frame to be written goes.
-func (f *frames) room(size int) ([]byte, error) {
+// room is where the payload of the frame to be written goes: of size bytes, or
+// as much of them as is not written from elsewhere.
+func (f *frames) room(size, here int) ([]byte, error) {
 	if size > maxPayload {
 		return nil, fmt.Errorf("encode frame: %d bytes long, want at most %d", size, maxPayload)
 	}
-	if need := headerBytes + size; cap(f.out) < need {
+	if need := headerBytes + here; cap(f.out) < need {
 		f.out = make([]byte, max(need+need/4, 4<<10))
 	}
-	f.out = f.out[:headerBytes+size]
+	f.out = f.out[:headerBytes+here]
 	return f.out[headerBytes:], nil
 }
 
-func (f *frames) write(kind byte, size int) error {
-	binary.LittleEndian.PutUint32(f.out[4:], uint32(kind)<<24|uint32(size))
-	binary.LittleEndian.PutUint32(f.out, checksum(f.out[4:headerBytes], f.out[headerBytes:]))
+// write sends the frame whose payload is what room gave, then rest.
+func (f *frames) write(kind byte, rest []byte) error {
+	here := f.out[headerBytes:]
+	binary.LittleEndian.PutUint32(f.out[4:], uint32(kind)<<24|uint32(len(here)+len(rest)))
+	sum := crc32.Update(checksum(f.out[4:headerBytes], here), castagnoli, rest)
+	binary.LittleEndian.PutUint32(f.out, sum)
 	err := f.stall.renew(f.conn.SetWriteDeadline)
 	if err == nil {
 		_, err = f.conn.Write(f.out)
+	}
+	if err == nil && len(rest) > 0 {
+		_, err = f.conn.Write(rest)
 	}
 	if cap(f.out) > keptBuffer {
 		f.out = nil

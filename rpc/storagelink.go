@@ -318,7 +318,7 @@ func (l *link) send(ctx context.Context, f *frames) error {
 			if !l.gather(m) {
 				break
 			}
-			err := f.send(frameOperations, &m.batch)
+			err := f.sendOperations(&m.batch)
 			m.clear()
 			if err != nil {
 				return err
