@@ -78,7 +78,7 @@ func dialFrames(ctx context.Context, opts *StorageOptions) (f *frames, hello *st
 		}
 		stop()
 	}()
-	secured, _, err := opts.TLS.ClientHandshake(ctx, opts.Address, conn)
+	secured, _, err := opts.TLS.ClientHandshake(ctx, opts.Address, quick(conn))
 	if err != nil {
 		return nil, nil, err
 	}

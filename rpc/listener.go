@@ -22,7 +22,7 @@ func (l *limitListener) Accept() (net.Conn, error) {
 			return nil, err
 		}
 		if l.open.Add(1) <= l.max {
-			return &countedConn{Conn: conn, open: l.open}, nil
+			return &countedConn{Conn: quick(conn), open: l.open}, nil
 		}
 		l.open.Add(-1)
 		l.refused.Add(1)
