@@ -1,15 +1,14 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"os/exec"
 	"path/filepath"
-	"sync"
 	"time"
-
-	"google.golang.org/grpc"
-
-	pb "github.com/pairdb/coordinator/rpc/coordinatorpb"
 )
 
 // check is a question about the product that is no comparison with the echo.
@@ -72,26 +71,23 @@ func (b *bench) largeValues(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	conn, err := dial(s.server.grpc)
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
 	quiet, disturbed := newSample(), newSample()
 	written, failed := 0, 0
 	for part := range 3 {
 		into := quiet
-		stop := func() (int, int) { return 0, 0 }
+		wait := func() (int, int, error) { return 0, 0, nil }
 		if part == 1 {
 			into = disturbed
-			stop = writeLarge(ctx, conn, s.tenant)
+			if wait, err = b.writeLarge(ctx, s, warmUp+b.length); err != nil {
+				return err
+			}
 		}
 		got, err := b.load.run(ctx, s, s.unary, drive{do: opMix, rate: peak.rate() / 2, warmUp: warmUp, length: b.length})
-		good, bad := stop()
-		written, failed = written+good, failed+bad
-		if err != nil {
+		good, bad, failure := wait()
+		if err := errors.Join(err, failure); err != nil {
 			return err
 		}
+		written, failed = written+good, failed+bad
 		into.add(got)
 	}
 	before, during := quiet.quantile(99), disturbed.quantile(99)
@@ -102,45 +98,36 @@ func (b *bench) largeValues(ctx context.Context) error {
 	return nil
 }
 
-// writeLarge writes large values until stop, which tells how many were
+// writeLarge writes large values for so long, from a process of its own: what it
+// costs a client to make them is not what is measured. Wait tells how many were
 // written and how many failed.
-func writeLarge(ctx context.Context, conn *grpc.ClientConn, tenant string) (stop func() (written, failed int)) {
-	ctx, cancel := context.WithCancel(ctx)
-	var writing sync.WaitGroup
-	var mu sync.Mutex
-	written, failed := 0, 0
-	value := make([]byte, largeBytes)
-	client := pb.NewCoordinatorServiceClient(conn)
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		ticker := time.NewTicker(largeEvery)
-		defer ticker.Stop()
-		for i := 0; ; i++ {
-			select {
-			case <-ctx.Done():
-				return
-			case <-ticker.C:
-			}
-			writing.Go(func() {
-				_, err := client.WriteKeyValue(ctx, &pb.WriteKeyValueRequest{TenantId: tenant, Key: fmt.Sprintf("large-%d", i%10), Value: value})
-				mu.Lock()
-				defer mu.Unlock()
-				switch {
-				case err == nil:
-					written++
-				case ctx.Err() == nil:
-					failed++
-				}
-			})
-		}
-	}()
-	return func() (int, int) {
-		cancel()
-		<-ended
-		writing.Wait()
-		return written, failed
+func (b *bench) writeLarge(ctx context.Context, s *system, length time.Duration) (wait func() (written, failed int, err error), err error) {
+	command := exec.CommandContext(ctx, b.launcher.binary, "bench", "-addr", s.server.grpc, "-tenant", s.tenant,
+		"-duration", length.String(), "-rate", fmt.Sprint(float64(time.Second)/float64(largeEvery)), "-workers", "4",
+		"-connections", "1", "-keys", "10", "-mix", "write", "-value-size", fmt.Sprint(largeBytes), "-json")
+	command.SysProcAttr = dieWithParent()
+	var out, problems bytes.Buffer
+	command.Stdout, command.Stderr = &out, &problems
+	if err := command.Start(); err != nil {
+		return nil, fmt.Errorf("write large values: %w", err)
 	}
+	return func() (written, failed int, err error) {
+		// It fails where a request did; what it printed tells of that.
+		ended := command.Wait()
+		var got struct {
+			Operations []struct {
+				Count  int
+				Errors map[string]int
+			}
+		}
+		if err := json.Unmarshal(out.Bytes(), &got); err != nil || len(got.Operations) != 1 {
+			return 0, 0, fmt.Errorf("write large values: %w: %s", errors.Join(err, ended), problems.String())
+		}
+		for _, n := range got.Operations[0].Errors {
+			failed += n
+		}
+		return got.Operations[0].Count, failed, nil
+	}, nil
 }
 
 // pausedMiB is what a coordinator may take more while a node is paused: the
