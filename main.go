@@ -5,7 +5,6 @@ package main
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -69,8 +68,12 @@ func run(args []string, stdout, stderr io.Writer) int {
 	default:
 		err = runCoordinator(ctx, args, stdout, stderr)
 	}
+	var help *flags.Help
 	switch {
-	case err == nil || errors.Is(err, flag.ErrHelp):
+	case err == nil:
+		return exitOK
+	case errors.As(err, &help):
+		fmt.Fprint(stdout, help.Text)
 		return exitOK
 	case errors.Is(err, flags.ErrUsage):
 		return exitUsage
@@ -226,6 +229,10 @@ func serve(ctx context.Context, cfg *config.Config, dev bool, log hclog.Logger, 
 	alive.Check("idempotency", stores.PingIdempotency)
 	defer closing("stores", stores.Close)
 	if err := stores.Open(ctx, choice); err != nil {
+		if ctx.Err() != nil {
+			log.Info("told to end before it served", "waited_for", err)
+			return nil
+		}
 		return err
 	}
 	measure(measured, stores)
@@ -332,8 +339,12 @@ func serve(ctx context.Context, cfg *config.Config, dev bool, log hclog.Logger, 
 }
 
 func logCall(requests *logging.Requests, c rpc.Call) {
+	operation := c.Operation
+	if operation == "admin" {
+		operation = c.Method
+	}
 	requests.Log(logging.Request{
-		Tenant: c.Tenant, Key: c.Key, Operation: c.Operation, Code: c.Code.String(),
+		Tenant: c.Tenant, Key: c.Key, Operation: operation, Code: c.Code.String(),
 		Fault: isFault(c.Code), Took: c.Took, Err: c.Err, ID: c.RequestID,
 	})
 }
@@ -670,7 +681,7 @@ func serveStorage(ctx context.Context, opts flags.StorageNode, log hclog.Logger,
 		Warn: func(message string) { log.Warn(message) },
 	})
 	if err != nil {
-		return fmt.Errorf("open storage node %s: %w", opts.ID, err)
+		return err // which says what was opened
 	}
 	defer closing("storage node", node.Close)
 	alive.Check("disk", func(context.Context) error { return node.Unavailable() })

@@ -385,6 +385,12 @@ func TestTenants(t *testing.T) {
 	if _, err := c.Read(t.Context(), coord.ReadRequest{Tenant: "unseen", Key: "k"}); !errors.Is(err, coord.ErrMetadataUnavailable) {
 		t.Errorf("unseen tenant without metadata: %v", err)
 	}
+	if known, err := c.Tenant(t.Context(), "shop"); err != nil || known.ID != "shop" || known.ReplicationFactor != 3 {
+		t.Errorf("what is known of a cached tenant without metadata: %+v, %v", known, err)
+	}
+	if _, err := c.Tenant(t.Context(), "unseen"); !errors.Is(err, coord.ErrMetadataUnavailable) {
+		t.Errorf("what is known of an unseen tenant without metadata: %v", err)
+	}
 	if misses.Load() == 0 {
 		t.Error("no cache miss was reported")
 	}
@@ -444,8 +450,14 @@ func TestNodes(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { wiped.Close() })
+	lost := cluster.nodes["storage-2"]
 	cluster.nodes["storage-2"] = &gate{Replica: wiped}
-	if begun, err = c.AddNode(t.Context(), coord.StorageNode{ID: "storage-2", Host: "h", Port: 2, VirtualNodes: 32}); err != nil {
+	other := coord.StorageNode{ID: "storage-2", Host: "h", Port: 2, VirtualNodes: 32}
+	if _, err = c.AddNode(t.Context(), other); !errors.Is(err, coord.ErrNodeInUse) {
+		t.Errorf("another disk under the id of a node that is alive: %v", err)
+	}
+	lost.cut()
+	if begun, err = c.AddNode(t.Context(), other); err != nil {
 		t.Fatal(err)
 	}
 	completed(t, c, begun)
@@ -473,6 +485,110 @@ func completed(t testing.TB, c *coord.Coordinator, m coord.Migration) {
 			t.Fatalf("migration %s %s of %s%s: %s %s, waiting for %q", m.ID, m.Kind, m.Node, m.Tenant, now.Status, now.Error, now.Waiting)
 		}
 		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// Where too few are left to rebuild what a lost node held, nothing begins that
+// could not end, unless it is said that data may be lost; and what has begun can
+// go on as soon as that is said.
+func TestForcedRemovalWithTooFewLeft(t *testing.T) {
+	cluster := newCluster(t, 5)
+	c := cluster.start(t, "c1", nil)
+	for i := range 50 {
+		put(t, c, fmt.Sprint(i), "v", coord.All)
+	}
+	force := func(node string, acceptLoss bool) (coord.Migration, error) {
+		return c.RemoveNode(t.Context(), node, coord.Removal{Force: true, AcceptLoss: acceptLoss})
+	}
+	// One is lost; a second one goes while what the first held is being rebuilt.
+	begun := cluster.beginForced(t, c, "storage-5")
+	cluster.nodes["storage-4"].cut()
+	cluster.release()
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+		now, err := c.Migration(t.Context(), begun.ID)
+		if err != nil || !now.EndedAt.IsZero() || time.Now().After(deadline) {
+			t.Fatalf("forced removal with too few left: %s, waiting for %q, %v", now.Status, now.Waiting, err)
+		}
+		if strings.Contains(now.Waiting, "must be scanned") {
+			break
+		}
+	}
+	if _, err := force("storage-5", false); !errors.Is(err, coord.ErrMigrationConflict) {
+		t.Errorf("forced again: %v", err)
+	}
+	if err := c.CancelMigration(t.Context(), begun.ID); !errors.Is(err, coord.ErrMigrationConflict) {
+		t.Errorf("cancel of a forced removal: %v", err)
+	}
+	epoch := c.Status(t.Context()).Epoch
+	again, err := force("storage-5", true)
+	if err != nil || again.ID != begun.ID {
+		t.Fatalf("consent: migration %q, %v; want %q", again.ID, err, begun.ID)
+	}
+	if now := c.Status(t.Context()).Epoch; now <= epoch {
+		t.Errorf("quorums have changed, the epoch has not: %d, was %d", now, epoch)
+	}
+	completed(t, c, begun)
+	for i := range 50 { // nothing was lost after all: one replica had it
+		if v, err := get(t, c, fmt.Sprint(i), coord.Quorum); v != "v" || err != nil {
+			t.Errorf("key %d once it is rebuilt: %q, %v", i, v, err)
+		}
+	}
+	// Of the four that are members one does not answer, which is known before.
+	cluster.nodes["storage-3"].cut()
+	if _, err := force("storage-4", false); !errors.Is(err, coord.ErrNodeInUse) || !strings.Contains(err.Error(), "accept_data_loss") {
+		t.Errorf("removal that could not end: %v", err)
+	}
+	if begun, err = force("storage-4", true); err != nil {
+		t.Fatal(err)
+	}
+	completed(t, c, begun)
+}
+
+// beginForced cuts a node off, forces it out, and holds up the copy before its
+// first key.
+func (c *cluster) beginForced(t *testing.T, engine *coord.Coordinator, node string) coord.Migration {
+	t.Helper()
+	c.nodes[node].cut()
+	for _, g := range c.nodes {
+		g.hold()
+	}
+	begun, err := engine.RemoveNode(t.Context(), node, coord.Removal{Force: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		now, err := engine.Migration(t.Context(), begun.ID)
+		if err != nil || time.Now().After(deadline) {
+			t.Fatalf("forced removal has not begun: %+v, %v", now, err)
+		}
+		if now.Status == coord.MigrationInProgress {
+			return begun
+		}
+	}
+}
+
+func (c *cluster) release() {
+	for _, g := range c.nodes {
+		g.release()
+	}
+}
+
+// The copy that is under way when data is said to be dispensable must not be
+// taken for one that has ended.
+func TestConsentWhileCopying(t *testing.T) {
+	cluster := newCluster(t, 5)
+	c := cluster.start(t, "c1", nil)
+	for i := range 50 {
+		put(t, c, fmt.Sprint(i), "v", coord.All)
+	}
+	begun := cluster.beginForced(t, c, "storage-5")
+	if _, err := c.RemoveNode(t.Context(), "storage-5", coord.Removal{Force: true, AcceptLoss: true}); err != nil {
+		t.Fatal(err)
+	}
+	cluster.release()
+	completed(t, c, begun)
+	if ended, err := c.Migration(t.Context(), begun.ID); err != nil || ended.Keys == 0 {
+		t.Errorf("it ended after %d keys, %v", ended.Keys, err)
 	}
 }
 

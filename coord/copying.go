@@ -63,7 +63,7 @@ func (cp *copying) run(ctx context.Context) error {
 				return err
 			}
 			if c.view.Load().topology.Epoch != cp.v.topology.Epoch {
-				return nil // it was cancelled or finished meanwhile
+				return nil // it was cancelled, finished, or given other rules meanwhile
 			}
 		}
 	}

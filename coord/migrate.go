@@ -219,8 +219,8 @@ func (m *migrations) carryOut(ctx context.Context, v *view) error {
 	bounded, cancel := context.WithTimeout(ctx, migrationTimeout)
 	defer cancel()
 	err := c.change(bounded, func(t *Topology) (step TopologyStep, err error) {
-		if now := t.Current(); now == nil || now.ID != v.change.ID || now.Joint != v.change.Joint {
-			return TopologyStep{}, errUnchanged // cancelled, or finished by another
+		if now := t.Current(); now == nil || now.ID != v.change.ID || now.Joint != v.change.Joint || t.Epoch != v.topology.Epoch {
+			return TopologyStep{}, errUnchanged // cancelled, finished by another, or to be gone on with by other rules
 		}
 		step.Next, step.Resize, err = t.Finish(c.options.Wall().UTC())
 		return step, err

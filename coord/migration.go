@@ -386,14 +386,16 @@ func (t *Topology) Finish(now time.Time) (Topology, *Resize, error) {
 }
 
 // Cancel is t with a migration given up: one that waits is taken back, one
-// under way ends as if it had not begun. One that is done, or that gave up on a
-// node's data, cannot be cancelled.
+// under way ends as if it had not begun. One that is done or forced, or that has
+// begun to rebuild what a lost node held, cannot be cancelled.
 func (t *Topology) Cancel(id string, now time.Time) (Topology, error) {
 	m := t.Migration(id)
 	if m == nil {
 		return Topology{}, fmt.Errorf("%w: %q", ErrMigrationNotFound, id)
 	}
 	switch {
+	case m.EndedAt.IsZero() && m.Force:
+		return Topology{}, fmt.Errorf("%w: migration %s was forced and cannot be cancelled", ErrMigrationConflict, id)
 	case m.Status == MigrationPending:
 		next := t.next()
 		m := next.Migration(id)
@@ -426,6 +428,19 @@ func (t *Topology) Cancel(id string, now time.Time) (Topology, error) {
 	}
 	next.forgetEnded()
 	return next, nil
+}
+
+// Consent is t in which a forced removal may go on with whichever replicas are
+// left. Quorums become smaller by it, so that one under way gets another epoch:
+// no phase of an operation counts answers by both rules.
+func (t *Topology) Consent(id string) Topology {
+	next := t.next()
+	m := next.Migration(id)
+	m.AcceptLoss = true
+	if m.Status == MigrationInProgress {
+		next.Epoch++
+	}
+	return next
 }
 
 // Fail is t with a migration that waits given up, because it cannot begin.

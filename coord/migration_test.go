@@ -78,6 +78,9 @@ func TestMigrationSteps(t *testing.T) {
 			if got := memberIDs(t, &queued); !slices.Equal(got, c.old) {
 				t.Errorf("while it waits the members are %v", got)
 			}
+			if _, err := queued.Cancel("m", now); errors.Is(err, ErrMigrationConflict) != c.m.Force {
+				t.Errorf("cancel while it waits: %v", err)
+			}
 			joint := must[Topology](t)(queued.Begin("m", now))
 			if joint.Epoch != start.Epoch+1 || joint.Current() == nil || joint.Current().Joint != joint.Epoch {
 				t.Errorf("under way: epoch %d, %+v", joint.Epoch, joint.Current())

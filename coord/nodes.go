@@ -78,6 +78,10 @@ func (c *Coordinator) AddNode(ctx context.Context, n StorageNode) (begun Migrati
 			return TopologyStep{}, fmt.Errorf("%w: node %q has data directory %s, the node at %s has %s, which is not empty",
 				ErrNodeInUse, n.ID, known.UUID, n.Address(), who.UUID)
 		}
+		if c.holds(ctx, known) {
+			return TopologyStep{}, fmt.Errorf("%w: node id %q is held by the node at %s, which answers; a node can take the place only of one that is lost",
+				ErrNodeInUse, n.ID, known.Address())
+		}
 		n.VirtualNodes = known.VirtualNodes
 		begun = c.newMigration(MigrationReplace, n.ID)
 		begun.Joining = &n
@@ -89,6 +93,19 @@ func (c *Coordinator) AddNode(ctx context.Context, n StorageNode) (begun Migrati
 	}
 	c.migrations.look()
 	return begun, nil
+}
+
+// holds tells whether a registered node answers, as the data directory that it
+// is known by.
+func (c *Coordinator) holds(ctx context.Context, n *StorageNode) bool {
+	p := c.view.Load().peers[n.ID]
+	if p == nil || p.node.UUID != n.UUID || p.replica.Unavailable() != nil {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, describeTimeout)
+	defer cancel()
+	who, err := p.describe(ctx)
+	return err == nil && who.UUID == n.UUID
 }
 
 // join makes a member of a node that is none: at once while every tenant has
@@ -139,7 +156,16 @@ func (c *Coordinator) RemoveNode(ctx context.Context, id string, how Removal) (b
 			return TopologyStep{}, fmt.Errorf("%w: %q", ErrNodeNotFound, id)
 		}
 		if m := t.unfinished(func(m *Migration) bool { return m.Node == id }); m != nil {
-			return TopologyStep{}, fmt.Errorf("%w: migration %s of node %q has not ended; cancel it first", ErrMigrationConflict, m.ID, id)
+			switch {
+			case !m.Force:
+				return TopologyStep{}, fmt.Errorf("%w: migration %s of node %q has not ended; cancel it first", ErrMigrationConflict, m.ID, id)
+			case !how.AcceptLoss || m.AcceptLoss:
+				return TopologyStep{}, fmt.Errorf("%w: forced migration %s of node %q has not ended", ErrMigrationConflict, m.ID, id)
+			}
+			// It could not go on without.
+			step.Next = t.Consent(m.ID)
+			begun = *step.Next.Migration(m.ID)
+			return step, nil
 		}
 		factors, err := c.metadata.ReplicationFactors(ctx)
 		if err != nil {
@@ -151,12 +177,14 @@ func (c *Coordinator) RemoveNode(ctx context.Context, id string, how Removal) (b
 			case left < most && !how.Force:
 				return TopologyStep{}, fmt.Errorf("%w: %d nodes would be left, a tenant has replication factor %d", ErrNodeInUse, left, most)
 			case how.Force && !how.AcceptLoss && (least == 1 || left == 0):
-				return TopologyStep{}, fmt.Errorf("%w: some keys have node %q as their only replica, and would be lost with it; to lose them, say so", ErrNodeInUse, id)
+				return TopologyStep{}, fmt.Errorf("%w: some keys have node %q as their only replica, and would be lost with it; accept_data_loss lets them be lost", ErrNodeInUse, id)
 			}
 		}
 		begun = c.newMigration(MigrationRemove, id)
 		begun.Force, begun.AcceptLoss = how.Force, how.AcceptLoss
-		step.Next, err = t.Queue(begun)
+		if step.Next, err = t.Queue(begun); err == nil && how.Force && !how.AcceptLoss {
+			err = c.rebuildable(step.Next, id, begun.ID, factors)
+		}
 		return step, err
 	})
 	if err != nil {
@@ -164,6 +192,39 @@ func (c *Coordinator) RemoveNode(ctx context.Context, id string, how Removal) (b
 	}
 	c.migrations.look()
 	return begun, nil
+}
+
+// rebuildable fails with ErrNodeInUse where too few of the nodes that are to
+// rebuild what a lost node held answer: the forced removal, queued in t, would
+// wait for them, and operations with it. Where another change is under way that
+// cannot be told yet.
+func (c *Coordinator) rebuildable(t Topology, node, migration string, factors []int) error {
+	joint, err := t.Begin(migration, time.Time{})
+	if err != nil {
+		return nil
+	}
+	known := c.view.Load()
+	planned := &view{topology: joint, change: joint.Current(), peers: known.peers}
+	if planned.ring, err = joint.Ring(); err == nil {
+		planned.next, err = joint.NextRing()
+	}
+	if err != nil {
+		return fmt.Errorf("plan removal of node %q: %w", node, err)
+	}
+	for _, n := range joint.Nodes {
+		if known.peers[n.ID] == nil {
+			return nil // another coordinator has just added it
+		}
+	}
+	planned.members, planned.nextMembers = planned.seats(planned.ring), planned.seats(planned.next)
+	answers := func(p *peer) bool { return p.replica.Unavailable() == nil }
+	for _, s := range planned.shifts(factors) {
+		if err := s.fenced(planned.change, factors, answers); err != nil {
+			return fmt.Errorf("%w: what node %q held cannot be rebuilt without loss now: %w;"+
+				" wait for them, or let accept_data_loss go on with those that are left", ErrNodeInUse, node, err)
+		}
+	}
+	return nil
 }
 
 // SetReplicationFactor begins to change on how many nodes a tenant's keys are

@@ -140,9 +140,16 @@ func (t *tenantCache) load(ctx context.Context, id string) (cachedTenant, error)
 	return cachedTenant{&tenant, t.now() + t.ttl, changes}, nil
 }
 
-// Tenant returns a tenant as metadata has it.
+// Tenant returns a tenant as metadata has it or, while that does not answer, as
+// it was last known.
 func (c *Coordinator) Tenant(ctx context.Context, id string) (Tenant, error) {
-	return c.metadata.Tenant(ctx, id)
+	t, err := c.metadata.Tenant(ctx, id)
+	if errors.Is(err, ErrMetadataUnavailable) {
+		if known, ok := c.tenants.cache.GetIfPresent(id); ok {
+			return *known.tenant, nil
+		}
+	}
+	return t, err
 }
 
 // Tenants lists tenants by id, at most limit of those greater than after.

@@ -49,6 +49,17 @@ func withToken(t testing.TB, ctx context.Context, ends time.Duration, claims jwt
 	return metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+text)
 }
 
+// Who reads of a request in one log finds it in the other.
+func TestBothLogsNameARequestAlike(t *testing.T) {
+	var observed, audited string
+	engine := &script{create: func(id string, rf int) (coord.Tenant, error) { return coord.Tenant{}, coord.ErrMetadataUnavailable }}
+	_, conn := start(t, Options{Engine: engine, Observe: func(c Call) { observed = c.RequestID() }, Audit: func(a *Admin) { audited = a.RequestID() }})
+	_, err := coordinatorpb.NewCoordinatorServiceClient(conn).CreateTenant(testContext(t), &coordinatorpb.CreateTenantRequest{TenantId: "shop"})
+	if err == nil || observed == "" || observed != audited {
+		t.Errorf("observed as %q, audited as %q, %v", observed, audited, err)
+	}
+}
+
 func TestAudit(t *testing.T) {
 	var got []string
 	engine := &script{

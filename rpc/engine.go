@@ -23,7 +23,7 @@ type Engine interface {
 	Keys(context.Context, coord.KeysRequest) (coord.KeysPage, error)
 
 	CreateTenant(ctx context.Context, id string, replicationFactor int) (coord.Tenant, error)
-	// Tenant reads from metadata, not from a cache.
+	// Tenant reads from metadata, and from a cache only while that does not answer.
 	Tenant(ctx context.Context, id string) (coord.Tenant, error)
 	// Tenants lists at most limit tenants with ids greater than after, by id.
 	Tenants(ctx context.Context, after string, limit int) ([]coord.Tenant, error)

@@ -198,6 +198,9 @@ func (s *Server) route(method string, handle grpc.MethodHandler) grpc.MethodHand
 				call.Key = of.GetKey()
 			}
 			call.Took = time.Since(r.began)
+			if rule == accessAdmin {
+				call.RequestID() // one and the same in both logs
+			}
 			s.opts.Observe(call)
 		}
 		if rule == accessAdmin && s.opts.Audit != nil {

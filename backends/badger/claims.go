@@ -95,12 +95,12 @@ func OpenClaims(opts ClaimsOptions) (*Claims, error) {
 		opts.Space = diskSpace
 	}
 	if opts.Dir == "" || opts.TTL < 0 || opts.MaxQueued < 0 {
-		return nil, errors.New("open idempotency store: want a data directory, and bounds that are not negative")
+		return nil, errors.New("open claims: want a data directory, and bounds that are not negative")
 	}
 	badgerOpts := opts.Profile.options(opts.Dir, opts.Sync)
 	st, _, err := openStore(opts.Dir, badgerOpts, opts.Warn, identity{Kind: kindClaims})
 	if err != nil {
-		return nil, fmt.Errorf("open idempotency store: %w", err)
+		return nil, fmt.Errorf("open claims: %w", err)
 	}
 	c := &Claims{
 		opts:  opts,
@@ -111,7 +111,7 @@ func OpenClaims(opts ClaimsOptions) (*Claims, error) {
 	}
 	if err := c.disk.look(); err != nil {
 		_ = st.close()
-		return nil, fmt.Errorf("open idempotency store: %w", err)
+		return nil, fmt.Errorf("open claims: %w", err)
 	}
 	c.running.Go(c.run)
 	c.running.Go(c.tend)

@@ -272,7 +272,7 @@ func removeHints(ctx context.Context, tx pgx.Tx, keys []hintKey) error {
 
 // ExpireHints implements coord.Hints.
 func (s *Store) ExpireHints(ctx context.Context, before time.Time, limit int) (int, error) {
-	doing := fmt.Sprintf("expire hints from before %v", before)
+	doing := "expire hints from before " + before.UTC().Format(time.RFC3339)
 	// It is called again and again and mostly for nothing, which must not take
 	// the ledger's lock.
 	var some bool

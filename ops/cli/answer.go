@@ -47,6 +47,9 @@ func printf(format string, args ...any) func(io.Writer) error {
 func table(w io.Writer, rows [][]string) error {
 	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
 	for _, row := range rows {
+		for i, cell := range row {
+			row[i] = strings.Join(strings.Fields(cell), " ") // errors may have lines
+		}
 		fmt.Fprintln(t, strings.Join(row, "\t"))
 	}
 	return t.Flush()
@@ -68,6 +71,9 @@ func (in *invocation) explain(err error) string {
 	if reason == "" {
 		switch s.Code() {
 		case codes.Unavailable:
+			if strings.Contains(message, "error reading from server") {
+				return fmt.Sprintf("the connection to %s broke: %s; a write may have taken effect or not", in.addr, message)
+			}
 			return fmt.Sprintf("cannot reach the coordinator at %s: %s (is it running there? -addr or $COORDINATOR_ADDR names another)",
 				in.addr, message)
 		case codes.DeadlineExceeded:

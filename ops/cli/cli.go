@@ -81,6 +81,11 @@ func (c *command) group() string {
 	return first
 }
 
+// Processes is how the binary is started as anything but a client.
+const Processes = `coordinator -dev | -config FILE [flags]
+       coordinator storage -id ID -listen ADDR -data DIR [flags]
+       coordinator validate FILE`
+
 // Usage lists the commands, a line each.
 func Usage() string { return list(commands()) }
 
@@ -107,12 +112,12 @@ func wrongUsage(format string, args ...any) error {
 // ends early when ctx does.
 func Run(ctx context.Context, args []string, env Env) int {
 	if len(args) == 0 {
-		fmt.Fprintf(env.Stderr, "error: no command\n\nCommands:\n%s", Usage())
+		fmt.Fprintf(env.Stderr, "error: no command\nUsage: %s\n       coordinator COMMAND [flags] [arguments]\n\nCommands:\n%s", Processes, Usage())
 		return ExitUsage
 	}
 	if isHelp(args[0]) {
-		fmt.Fprintf(env.Stdout, "Usage: coordinator COMMAND [flags] [arguments]\n\nCommands:\n%s\n"+
-			"coordinator COMMAND -h tells more.\n", Usage())
+		fmt.Fprintf(env.Stdout, "Usage: %s\n       coordinator COMMAND [flags] [arguments]\n\nCommands:\n%s\n"+
+			"coordinator COMMAND -h tells more, and so do coordinator -h and storage -h.\n", Processes, Usage())
 		return ExitDone
 	}
 	group := slices.DeleteFunc(commands(), func(c command) bool { return c.group() != args[0] })
@@ -156,7 +161,7 @@ func (c *command) invoke(ctx context.Context, args []string, env Env) int {
 		run = c.flags(fs)
 	}
 	var err error
-	in.args, err = parse(fs, args)
+	in.args, err = Interleaved(fs, args)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
 		if _, err := io.WriteString(env.Stdout, c.help(fs)); err != nil {
@@ -166,7 +171,7 @@ func (c *command) invoke(ctx context.Context, args []string, env Env) int {
 	case err != nil:
 		err = &usageError{err.Error()}
 	case len(in.args) < c.count[0] || len(in.args) > c.count[1]:
-		err = wrongUsage("%s takes %s, got %d arguments", c.name, c.wants(), len(in.args))
+		err = wrongUsage("%s takes %s, got %d", c.name, c.wants(), len(in.args))
 	default:
 		err = in.check()
 	}
@@ -177,10 +182,13 @@ func (c *command) invoke(ctx context.Context, args []string, env Env) int {
 }
 
 func (c *command) wants() string {
-	if c.args == "" {
+	switch {
+	case c.args == "":
 		return "no arguments"
+	case c.count[1] == 1:
+		return "1 argument, " + c.args
 	}
-	return c.args
+	return fmt.Sprintf("%d arguments, %s", c.count[1], c.args)
 }
 
 // report prints what went wrong, if anything, and returns the exit code.
@@ -225,8 +233,9 @@ func (c *command) help(fs *flag.FlagSet) string {
 	return b.String()
 }
 
-// parse takes flags from before, between and after arguments, up to "--".
-func parse(fs *flag.FlagSet, args []string) (rest []string, err error) {
+// Interleaved parses flags from before, between and after arguments, up to
+// "--", and returns the arguments.
+func Interleaved(fs *flag.FlagSet, args []string) (rest []string, err error) {
 	for {
 		if err := fs.Parse(args); err != nil {
 			if !errors.Is(err, flag.ErrHelp) && strings.HasPrefix(err.Error(), "flag provided but not defined") {

@@ -169,10 +169,34 @@ func (b block) postgresURL(dst *Secret, attr *hcl.Attribute) {
 		return
 	}
 	b.secret(dst, attr)
-	if s := dst.Reveal(); !strings.HasPrefix(s, "postgres://") && !strings.HasPrefix(s, "postgresql://") {
+	if !isPostgresURL(dst.Reveal()) {
 		b.report(attr.Expr.Range(), "Invalid "+words(attr.Name),
 			fmt.Sprintf("%s must be as postgres://USER:PASSWORD@HOST:PORT/DATABASE.", b.name(attr)))
 	}
+}
+
+// isPostgresURL tells whether s may be one: of a server, of several with commas
+// between, or without any, for a Unix socket or a host among the parameters.
+func isPostgresURL(s string) bool {
+	scheme, rest, ok := strings.Cut(s, "://")
+	if !ok || scheme != "postgres" && scheme != "postgresql" {
+		return false
+	}
+	authority := rest
+	if end := strings.IndexAny(rest, "/?#"); end >= 0 {
+		authority = rest[:end]
+	}
+	_, servers, ok := strings.Cut(authority, "@")
+	if !ok {
+		servers = authority
+	}
+	for _, server := range strings.Split(servers, ",") {
+		_, port, given := strings.Cut(server[strings.LastIndexByte(server, ']')+1:], ":")
+		if n, err := strconv.ParseUint(port, 10, 16); given && (err != nil || n == 0) {
+			return false
+		}
+	}
+	return true
 }
 
 func (d *decoder) idempotency(dst *Idempotency, blocks []backendBlock) {

@@ -3,6 +3,7 @@
 package flags
 
 import (
+	"cmp"
 	"errors"
 	"flag"
 	"fmt"
@@ -15,34 +16,50 @@ import (
 )
 
 // ErrUsage marks a command line that was refused; why was printed already.
-// flag.ErrHelp marks one that asked for help, which was printed.
 var ErrUsage = errors.New("wrong usage")
+
+// Help is the error of a command line that asked for help; it is flag.ErrHelp.
+type Help struct {
+	Text string // to be printed
+}
+
+func (*Help) Error() string { return flag.ErrHelp.Error() }
+func (*Help) Unwrap() error { return flag.ErrHelp }
 
 func newSet(name, usage string, stderr io.Writer) *flag.FlagSet {
 	fs := flag.NewFlagSet(name, flag.ContinueOnError)
 	fs.SetOutput(stderr)
 	fs.Usage = func() {
-		fmt.Fprintf(stderr, "Usage: %s\n\n", usage)
-		fs.PrintDefaults()
+		fmt.Fprintf(fs.Output(), "Usage: %s\n", usage)
+		flags := false
+		fs.VisitAll(func(*flag.Flag) { flags = true })
+		if flags {
+			fmt.Fprintln(fs.Output())
+			fs.PrintDefaults()
+		}
 	}
 	return fs
 }
 
-// parse reads args, of which exactly arguments are no flags.
-func parse(fs *flag.FlagSet, args []string, arguments int) error {
-	if err := fs.Parse(args); err != nil {
-		if errors.Is(err, flag.ErrHelp) {
-			return err
-		}
-		return ErrUsage
+// parse reads args: flags, before and after the arguments, which are named.
+func parse(fs *flag.FlagSet, args []string, named ...string) (arguments []string, err error) {
+	stderr := fs.Output()
+	var said strings.Builder
+	fs.SetOutput(&said)
+	arguments, err = cli.Interleaved(fs, args)
+	fs.SetOutput(stderr)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		return nil, &Help{said.String()}
+	case err != nil:
+		fmt.Fprint(stderr, said.String())
+		return nil, ErrUsage
+	case len(arguments) > len(named):
+		return nil, refuse(fs, "unexpected argument %q", arguments[len(named)])
+	case len(arguments) < len(named):
+		return nil, refuse(fs, "%s is missing", named[len(arguments)])
 	}
-	if fs.NArg() > arguments {
-		return refuse(fs, "unexpected argument %q", fs.Arg(arguments))
-	}
-	if fs.NArg() < arguments {
-		return refuse(fs, "an argument is missing")
-	}
-	return nil
+	return arguments, nil
 }
 
 func refuse(fs *flag.FlagSet, format string, a ...any) error {
@@ -54,18 +71,17 @@ func refuse(fs *flag.FlagSet, format string, a ...any) error {
 // Validate reads the command line of coordinator validate: the file to check.
 func Validate(args []string, stderr io.Writer) (file string, err error) {
 	fs := newSet("validate", "coordinator validate FILE", stderr)
-	if err := parse(fs, args, 1); err != nil {
+	arguments, err := parse(fs, args, "FILE")
+	if err != nil {
 		return "", err
 	}
-	return fs.Arg(0), nil
+	return arguments[0], nil
 }
 
 // Coordinator reads the command line of a coordinator: where its configuration
 // comes from.
 func Coordinator(args []string, stderr io.Writer, env func(string) (string, bool)) (config.Source, error) {
-	fs := newSet("coordinator", `coordinator -dev | -config FILE [flags]
-       coordinator storage -id ID -listen ADDR -data DIR [flags]
-       coordinator validate FILE
+	fs := newSet("coordinator", cli.Processes+`
        coordinator COMMAND [flags]      (coordinator help lists the commands)`, stderr)
 	s := config.Source{Env: env}
 	fs.BoolVar(&s.Dev, "dev", false, "run everything in this process, with nothing else needed")
@@ -77,7 +93,7 @@ func Coordinator(args []string, stderr io.Writer, env func(string) (string, bool
 	fs.StringVar(&s.Flags.NodeID, "node-id", "", "this coordinator's `ID`, unique among those that share data")
 	fs.StringVar(&s.Flags.LogLevel, "log-level", "", "`LEVEL`: trace, debug, info, warn or error")
 	fs.StringVar(&s.Flags.LogFormat, "log-format", "", "`FORMAT`: json or text")
-	if err := parse(fs, args, 0); err != nil {
+	if _, err := parse(fs, args); err != nil {
 		return s, err
 	}
 	if !s.Dev && s.Path == "" {
@@ -127,7 +143,7 @@ func Storage(args []string, stderr io.Writer, getenv func(string) string) (Stora
 	fs.StringVar(&s.LogFormat, "log-format", "json", "`FORMAT`: json or text")
 	names := storageTLS(fs, &s.TLS, getenv)
 	s.Join.AddFlags(fs, getenv)
-	if err := parse(fs, args, 0); err != nil {
+	if _, err := parse(fs, args); err != nil {
 		return s, err
 	}
 	if s.TLS.CA != "" && *names != "" {
@@ -138,6 +154,9 @@ func Storage(args []string, stderr io.Writer, getenv func(string) string) (Stora
 	}
 	if s.ID == "" || s.Listen == "" || s.DataDir == "" {
 		return s, refuse(fs, "-id, -listen and -data are needed")
+	}
+	if err := s.Join.Check(cmp.Or(s.Advertise, "localhost:1")); err != nil { // else it is known when it listens
+		return s, refuse(fs, "%v", err)
 	}
 	return s, nil
 }

@@ -30,17 +30,25 @@ func TestRefusedCommandLines(t *testing.T) {
 		{coordinator, "", ErrUsage, "-dev or -config"},
 		{coordinator, "-dev more", ErrUsage, `"more"`},
 		{coordinator, "-nonsense", ErrUsage, "-nonsense"},
-		{coordinator, "-h", flag.ErrHelp, "Usage"},
+		{coordinator, "-h", flag.ErrHelp, ""},
+		{validate, "a -h", flag.ErrHelp, ""},
+		{storage, "-id a -h", flag.ErrHelp, ""},
+		{storage, "-id a -listen :1 -data d -join nowhere", ErrUsage, "-join"},
+		{storage, "-id a -listen :1 -data d -join c:1 -advertise here", ErrUsage, "-advertise"},
 		{coordinator, "-dev", nil, ""},
 		{storage, "-id a -listen :1", ErrUsage, "-data"},
 		{storage, "-id a -listen :1 -data d", nil, ""},
-		{validate, "", ErrUsage, "missing"},
+		{validate, "", ErrUsage, "FILE is missing"},
 		{validate, "a b", ErrUsage, `"b"`},
 		{validate, "a", nil, ""},
 	} {
 		var out strings.Builder
-		if err := c.parse(strings.Fields(c.args), &out); !errors.Is(err, c.want) || !strings.Contains(out.String(), c.says) {
+		err := c.parse(strings.Fields(c.args), &out)
+		if !errors.Is(err, c.want) || !strings.Contains(out.String(), c.says) {
 			t.Errorf("%q: %v, %q; want %v, %q", c.args, err, out.String(), c.want, c.says)
+		}
+		if help := (*Help)(nil); errors.As(err, &help) && (out.String() != "" || !strings.HasPrefix(help.Text, "Usage: coordinator")) {
+			t.Errorf("%q: help %q, and said %q", c.args, help.Text, out.String())
 		}
 	}
 }
