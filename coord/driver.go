@@ -270,6 +270,7 @@ func (o *operation) prepare(s send, now instant) *outCall {
 	out.sentAt = now
 	out.peer.sending(out.sentAt)
 	if o.trace != nil {
+		out.Trace = o.trace.Context.child()
 		o.trace.sent(o, out)
 	}
 	if f := o.c.events.Hedge; s.hedge && f != nil {
@@ -384,10 +385,14 @@ func (o *operation) recycle() {
 	case opRead:
 		o.read = read{}
 	}
+	trace := o.trace
 	o.kind, o.wakeAt, o.claimKey, o.peers, o.trace = opNone, never, ClaimKey{}, nil, nil
 	o.attempt, o.id = 0, ""
 	o.mu.Unlock()
 	c.pool.Put(o)
+	if trace != nil && trace.Ended != nil {
+		trace.Ended(trace)
+	}
 	c.ended()
 }
 

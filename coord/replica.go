@@ -59,6 +59,8 @@ type Call struct {
 	// nothing is checked.
 	Boot  uint64
 	Heard time.Duration
+	// Trace is the span that the call is; none where it is not traced.
+	Trace TraceContext
 
 	// Held is what the replica holds when it answers, after an apply no less
 	// than Version: with its value for CallRead, without for the others. The

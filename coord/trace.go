@@ -1,6 +1,7 @@
 package coord
 
 import (
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"time"
@@ -10,12 +11,38 @@ import (
 // it: it is handed in with the request, empty, and read when the answer is
 // there. The operation may go on behind its answer; what it does then is
 // recorded, too. Requests without a trace pay a comparison with nil a step.
+//
+// Context and Ended are set before the trace is handed in, and not changed after.
 type Trace struct {
+	// Context is the span that the operation is in a system of traces, which
+	// its calls then carry to replicas, each with a span of its own. Zero: none.
+	Context TraceContext
+	// Ended, unless it is nil, is called when the operation and all its calls
+	// have ended, once, by whoever brought the last answer. It must not block.
+	// An operation that never began, for want of a tenant for instance, does
+	// not end either.
+	Ended func(*Trace)
+
 	mu      sync.Mutex
+	began   time.Time
 	steps   []TraceStep
 	left    int // steps beyond maxTraceSteps
 	winner  Head
 	settled bool // winner is known
+}
+
+// TraceContext names a span of a trace as the W3C trace context does: by the
+// halves of the trace's id, and the span's. A span of 0 is none.
+type TraceContext struct {
+	High, Low, Span uint64
+}
+
+// child is a new span of the same trace, none where there is no trace.
+func (c TraceContext) child() TraceContext {
+	if c.Span != 0 {
+		c.Span = rand.Uint64() | 1 // never 0
+	}
+	return c
 }
 
 // maxTraceSteps bounds a trace.
@@ -55,6 +82,7 @@ type TraceStep struct {
 	Took  time.Duration // of a reply
 	Held  Head          // of a reply without Err: what the replica holds
 	Err   error         // of a skip, reply or claimed
+	Span  uint64        // of a send or reply: the call's, where the trace has a context
 	// Relation is how Held stands to the version that won: Equal, Before
 	// (dominated) or Concurrent (a conflict).
 	Relation Relation
@@ -80,6 +108,13 @@ func (t *Trace) Steps() (steps []TraceStep, left int, winner Head) {
 	return steps, t.left, t.winner
 }
 
+// Began is when the operation did, by the wall clock. It is zero before.
+func (t *Trace) Began() time.Time {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.began
+}
+
 func (t *Trace) add(s TraceStep) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -96,6 +131,9 @@ func (o *operation) follow(t *Trace) {
 	if t == nil {
 		return
 	}
+	t.mu.Lock()
+	t.began = o.began
+	t.mu.Unlock()
 	for _, target := range o.subject().targets {
 		if target.down != nil {
 			t.add(TraceStep{Kind: TraceSkip, Node: target.node, Err: target.down})
@@ -106,12 +144,12 @@ func (o *operation) follow(t *Trace) {
 // sent, replied and carried are called with the operation locked.
 
 func (t *Trace) sent(o *operation, out *outCall) {
-	t.add(TraceStep{At: time.Duration(out.sentAt - o.started), Kind: TraceSend, Node: out.peer.node.ID, What: out.phase.String(), Hedge: out.hedge})
+	t.add(TraceStep{At: time.Duration(out.sentAt - o.started), Kind: TraceSend, Node: out.peer.node.ID, What: out.phase.String(), Hedge: out.hedge, Span: out.Trace.Span})
 }
 
 func (t *Trace) replied(o *operation, out *outCall, now instant) {
 	s := TraceStep{At: time.Duration(now - o.started), Kind: TraceReply, Node: out.peer.node.ID, What: out.phase.String(),
-		Took: time.Duration(now - out.sentAt), Err: out.Err}
+		Took: time.Duration(now - out.sentAt), Err: out.Err, Span: out.Trace.Span}
 	if out.Err == nil {
 		s.Held = out.Held.Head
 	}

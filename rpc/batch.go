@@ -54,7 +54,7 @@ func (s *service) BatchWrite(ctx context.Context, req *coordinatorpb.BatchWriteR
 		}
 		s.engine.StartWrite(coord.WriteRequest{
 			Tenant: tenant, Key: t.key, Value: item.Value, Delete: item.Delete, TTL: ttl,
-			Level: level, IdempotencyKey: strings.Clone(item.IdempotencyKey), Deadline: due,
+			Level: level, IdempotencyKey: strings.Clone(item.IdempotencyKey), Deadline: due, Trace: t.follow(level),
 		}, t)
 	}
 	if err := b.wait(ctx); err != nil {
@@ -96,7 +96,7 @@ func (s *service) BatchRead(ctx context.Context, req *coordinatorpb.BatchReadReq
 		case full:
 			t.finished(errBatchFull)
 		default:
-			s.engine.StartRead(coord.ReadRequest{Tenant: req.TenantId, Key: key, Level: level, Deadline: due}, t)
+			s.engine.StartRead(coord.ReadRequest{Tenant: req.TenantId, Key: key, Level: level, Deadline: due, Trace: t.follow(level)}, t)
 		}
 	}
 	if err := b.wait(ctx); err != nil {
@@ -215,6 +215,15 @@ type batched struct {
 	found   coord.ReadResult
 	err     error
 	took    time.Duration
+	end     func(codes.Code, string) // of its span, nil where it has none
+}
+
+// follow begins to record the operation where the RPC is sampled.
+func (t *batched) follow(level coord.Level) (trace *coord.Trace) {
+	if tracing := t.batch.service.server.opts.Tracing; tracing != nil {
+		trace, t.end = tracing.Operation(t.batch.ctx, "", t.method, t.batch.tenant, t.key, level)
+	}
+	return trace
 }
 
 var _ coord.Waiter = (*batched)(nil)
@@ -243,6 +252,13 @@ func (t *batched) Found(r coord.ReadResult, err error) {
 
 func (t *batched) finished(err error) {
 	t.err, t.took = err, time.Since(t.batch.started)
+	if t.end != nil {
+		v := verdict{}
+		if err != nil {
+			v = judge(err)
+		}
+		t.end(v.code, v.reason)
+	}
 	if t.batch.left.Add(-1) == 0 {
 		close(t.batch.done)
 	}

@@ -164,6 +164,9 @@ func (x *exchange) start(batch *storagepb.Batch, shared *names) {
 // finished takes a task whose call has ended.
 func (x *exchange) finished(t *task) {
 	t.err = t.call.Err
+	if tracing := x.server.opts.Tracing; tracing != nil && t.call.Trace.Span != 0 {
+		tracing.Call(&t.call, t.began, t.err)
+	}
 	cost := operationOverhead
 	if t.call.Kind == coord.CallRead && t.err == nil {
 		cost += len(t.call.Held.Value)

@@ -189,6 +189,9 @@ func (s *Server) route(method string, handle grpc.MethodHandler) grpc.MethodHand
 				err = v.answer(err, mutation, "").status().Err()
 			}
 			response = nil
+			if s.opts.Tracing != nil {
+				s.opts.Tracing.Failed(ctx, call.Reason)
+			}
 		}
 		if s.opts.Observe != nil {
 			if of, ok := r.request.Message.(interface{ GetTenantId() string }); ok {

@@ -63,7 +63,7 @@ func (s *service) write(ctx context.Context, req *coordinatorpb.WriteKeyValueReq
 		req.Key = strings.Clone(req.Key)
 		req.IdempotencyKey = strings.Clone(req.IdempotencyKey)
 	}
-	trace := wantedTrace(ctx)
+	trace := s.wantedTrace(ctx, req.TenantId, req.Key, level)
 	result, err := s.engine.Write(ctx, coord.WriteRequest{
 		Tenant: req.TenantId, Key: req.Key, Value: req.Value, TTL: ttl, Level: level, IdempotencyKey: req.IdempotencyKey,
 		Deadline: began.Add(s.writeTimeout), Trace: trace,
@@ -80,7 +80,7 @@ func (s *service) delete(ctx context.Context, req *coordinatorpb.DeleteKeyValueR
 	if err != nil {
 		return err
 	}
-	trace := wantedTrace(ctx)
+	trace := s.wantedTrace(ctx, req.TenantId, req.Key, level)
 	result, err := s.engine.Write(ctx, coord.WriteRequest{
 		Tenant: req.TenantId, Key: req.Key, Delete: true, Level: level, IdempotencyKey: req.IdempotencyKey,
 		Deadline: began.Add(s.writeTimeout), Trace: trace,
@@ -97,7 +97,7 @@ func (s *service) read(ctx context.Context, req *coordinatorpb.ReadKeyValueReque
 	if err != nil {
 		return err
 	}
-	trace := wantedTrace(ctx)
+	trace := s.wantedTrace(ctx, req.TenantId, req.Key, level)
 	result, err := s.engine.Read(ctx, coord.ReadRequest{
 		Tenant: req.TenantId, Key: req.Key, Level: level, Deadline: began.Add(s.readTimeout), Trace: trace,
 	})

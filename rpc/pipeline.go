@@ -21,6 +21,10 @@ import (
 // errNoRoomForValue refuses the value of a read whose answer finds too much waiting.
 var errNoRoomForValue = fmt.Errorf("%w: too many bytes of answers wait to be read from this stream", coord.ErrOverloaded)
 
+// maxPipelineTraces bounds the operations of a stream that are under way and
+// recorded because the client asked for it, since a recording may be large.
+const maxPipelineTraces = 64
+
 // pipeline is the serving side of one Pipeline stream. One goroutine reads
 // operations and starts them on the engine, one writes answers; answers leave
 // in the order in which operations end.
@@ -34,6 +38,8 @@ type pipeline struct {
 	// meanValue is about how many bytes a read of this stream has found lately,
 	// which is what one under way is booked with.
 	meanValue atomic.Int64
+
+	traces atomic.Int64 // that the client asked for, until their answers are sent
 
 	naming sync.Once
 	name   string // the request id
@@ -79,7 +85,7 @@ func (p *pipeline) run() error {
 	}, p.send)
 	left := p.end()
 	for _, f := range left {
-		server.release(f.item)
+		p.release(f.item)
 	}
 	server.answered(len(left))
 	return err
@@ -155,6 +161,9 @@ func (p *pipeline) start(message *coordinatorpb.PipelineRequest, in *codec.Inbou
 			in.Detach()
 		}
 		op.Value = nil
+		if err == nil && (op.Trace || s.server.opts.Tracing != nil) {
+			t.follow(op, level)
+		}
 		timeout := s.writeTimeout
 		if t.kind == coordinatorpb.PipelineOperation_KIND_READ {
 			timeout = s.readTimeout
@@ -166,11 +175,11 @@ func (p *pipeline) start(message *coordinatorpb.PipelineRequest, in *codec.Inbou
 		case err != nil:
 			t.finished(err)
 		case t.kind == coordinatorpb.PipelineOperation_KIND_READ:
-			s.engine.StartRead(coord.ReadRequest{Tenant: t.tenant, Key: t.key, Level: level, Deadline: now.Add(timeout)}, t)
+			s.engine.StartRead(coord.ReadRequest{Tenant: t.tenant, Key: t.key, Level: level, Deadline: now.Add(timeout), Trace: t.trace}, t)
 		default:
 			s.engine.StartWrite(coord.WriteRequest{
 				Tenant: t.tenant, Key: t.key, Value: value, Delete: t.kind == coordinatorpb.PipelineOperation_KIND_DELETE,
-				TTL: ttl, Level: level, IdempotencyKey: idempotencyKey, Deadline: now.Add(timeout),
+				TTL: ttl, Level: level, IdempotencyKey: idempotencyKey, Deadline: now.Add(timeout), Trace: t.trace,
 			}, t)
 		}
 	}
@@ -205,7 +214,7 @@ func (p *pipeline) send(items []*pipelined) error {
 	server := p.service.server
 	for i, t := range items {
 		p.answers.made[i].clear()
-		server.release(t)
+		p.release(t)
 	}
 	server.answered(len(items))
 	return err
@@ -233,6 +242,38 @@ type pipelined struct {
 	found   coord.ReadResult
 	omitted bool                           // the value found is not to be sent
 	status  *coordinatorpb.OperationStatus // of one that failed
+
+	trace *coord.Trace             // nil: nothing is recorded
+	asked bool                     // the client wants to see trace
+	end   func(codes.Code, string) // of its span, nil where it has none
+}
+
+// follow begins to record an operation where it is sampled or the client asks.
+func (t *pipelined) follow(op *coordinatorpb.PipelineOperation, level coord.Level) {
+	p := t.pipeline
+	if op.Trace {
+		if p.traces.Add(1) <= maxPipelineTraces {
+			t.asked, t.trace = true, new(coord.Trace)
+		} else {
+			p.traces.Add(-1)
+		}
+	}
+	tracing := p.service.server.opts.Tracing
+	if tracing == nil {
+		return
+	}
+	sampled, end := tracing.Operation(p.stream.Context(), op.Traceparent, t.method(), t.tenant, t.key, level)
+	if sampled != nil {
+		t.trace, t.end = sampled, end
+	}
+}
+
+// release is called when an operation's answer was sent, or never will be.
+func (p *pipeline) release(t *pipelined) {
+	if t.asked {
+		p.traces.Add(-1)
+	}
+	p.service.server.release(t)
 }
 
 func (s *Server) release(t *pipelined) {
@@ -324,11 +365,16 @@ func (t *pipelined) finished(err error) {
 	server := p.service.server
 	if err != nil {
 		t.fail(err)
-	} else if server.opts.Observe != nil {
-		server.opts.Observe(t.call(nil, verdict{}))
+	} else {
+		if server.opts.Observe != nil {
+			server.opts.Observe(t.call(nil, verdict{}))
+		}
+		if t.end != nil {
+			t.end(codes.OK, "")
+		}
 	}
 	if !p.done(t, t.cost, operationOverhead+len(t.found.Value), (*pipelined).refuse) {
-		server.release(t)
+		p.release(t)
 		server.answered(1)
 	}
 }
@@ -356,17 +402,25 @@ func (t *pipelined) fail(err error) {
 	if observe := t.pipeline.service.server.opts.Observe; observe != nil {
 		observe(call)
 	}
+	if t.end != nil {
+		t.end(v.code, v.reason)
+	}
+}
+
+// method is the RPC that does the same alone.
+func (t *pipelined) method() string {
+	switch t.kind {
+	case coordinatorpb.PipelineOperation_KIND_DELETE:
+		return methodDelete
+	case coordinatorpb.PipelineOperation_KIND_READ:
+		return methodRead
+	}
+	return methodWrite
 }
 
 // call is the operation as an RPC of its own.
 func (t *pipelined) call(err error, v verdict) Call {
-	method := methodWrite
-	switch t.kind {
-	case coordinatorpb.PipelineOperation_KIND_DELETE:
-		method = methodDelete
-	case coordinatorpb.PipelineOperation_KIND_READ:
-		method = methodRead
-	}
+	method := t.method()
 	return Call{
 		Method: method, Operation: operationOf(method), Tenant: t.tenant, Key: t.key,
 		Code: v.code, Reason: v.reason, Took: time.Since(t.started), Err: err,
@@ -402,6 +456,10 @@ func (m *answers) fill(items []*pipelined) {
 func (a *pipelineAnswer) fill(t *pipelined) {
 	a.Id = t.id
 	a.Status = t.status
+	if t.asked {
+		a.Trace = TraceMessage(t.trace)
+		shorten(a.Trace)
+	}
 	a.Value, a.VectorClock, a.UpdatedAt, a.ValueOmitted = nil, nil, 0, false
 	a.ReplicaCount, a.Consistency, a.IsDuplicate = 0, "", false
 	switch {
@@ -420,6 +478,6 @@ func (a *pipelineAnswer) fill(t *pipelined) {
 }
 
 // clear drops what would stay in memory.
-func (a *pipelineAnswer) clear() { a.Value, a.Status = nil, nil }
+func (a *pipelineAnswer) clear() { a.Value, a.Status, a.Trace = nil, nil, nil }
 
 var _ coord.Waiter = (*pipelined)(nil)

@@ -101,6 +101,8 @@ type Options struct {
 	TenantLimits coord.TenantLimits
 	MaxTenants   int
 
+	// Tracing records requests as spans; nil records none.
+	Tracing Tracing
 	// Observe is told of every RPC of the service when it has ended, and of
 	// every operation of a Pipeline or batch as of an RPC of its own, on its
 	// path and from any goroutine; it must be quick. May be nil.
@@ -217,6 +219,9 @@ func NewServer(opts Options) (*Server, error) {
 			Timeout:               10 * time.Second,
 		}),
 	)
+	if opts.Tracing != nil {
+		settings = append(settings, grpc.StatsHandler(opts.Tracing.Handler()))
+	}
 	if opts.MaxConnections > manyConnections {
 		settings = append(settings, grpc.ReadBufferSize(manyReadBuffer))
 	}

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/stats"
 	"google.golang.org/grpc/status"
 
 	"github.com/pairdb/coordinator/coord"
@@ -43,6 +44,9 @@ type StorageOptions struct {
 	// HungAfter is for how long a node that owes answers may be silent before
 	// calls on it are refused, until it answers again [1 s].
 	HungAfter time.Duration
+
+	// StatsHandler is told of what is asked by gRPC; nil is not.
+	StatsHandler stats.Handler
 
 	// Dial connects to an address [TCP].
 	Dial func(ctx context.Context, address string) (net.Conn, error)
@@ -121,7 +125,7 @@ func DialStorage(opts StorageOptions) (*StorageClient, error) {
 func dialNode(opts *StorageOptions) (*grpc.ClientConn, error) {
 	// Each attempt to connect looks the host up again, without gRPC's resolver
 	// in between, which would look at most every 30 s.
-	conn, err := grpc.NewClient("passthrough:///"+opts.Address,
+	settings := []grpc.DialOption{
 		grpc.WithTransportCredentials(opts.TLS),
 		grpc.WithContextDialer(opts.Dial),
 		grpc.WithNoProxy(),
@@ -142,7 +146,11 @@ func dialNode(opts *StorageOptions) (*grpc.ClientConn, error) {
 			grpc.MaxCallRecvMsgSize(MaxValueBytes+messageSlack),
 			grpc.MaxCallSendMsgSize(MaxValueBytes+messageSlack),
 		),
-	)
+	}
+	if opts.StatsHandler != nil {
+		settings = append(settings, grpc.WithStatsHandler(opts.StatsHandler))
+	}
+	conn, err := grpc.NewClient("passthrough:///"+opts.Address, settings...)
 	if err != nil {
 		return nil, fmt.Errorf("dial %s: %w", opts.name(), err)
 	}

@@ -569,6 +569,7 @@ func (m *outgoing) add(id uint64, call *coord.Call, left time.Duration, acceptLa
 	op.AcceptLarge = acceptLarge
 	op.Version = nil
 	op.Boot, op.Heard = 0, 0
+	op.TraceHigh, op.TraceLow, op.TraceSpan = call.Trace.High, call.Trace.Low, call.Trace.Span
 	switch call.Kind {
 	case coord.CallApply:
 		op.Version = m.versions[n].set(&call.Version.Head, call.Version.Value)

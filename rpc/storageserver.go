@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/reflection"
+	"google.golang.org/grpc/stats"
 	"google.golang.org/grpc/status"
 
 	"github.com/pairdb/coordinator/coord"
@@ -36,6 +37,9 @@ type StorageServerOptions struct {
 	// TLS secures connections; nil serves plaintext.
 	TLS credentials.TransportCredentials
 
+	// Tracing records what coordinators trace; nil records nothing.
+	Tracing StorageTracing
+
 	// MaxConnections bounds the connections that are open at once [256].
 	// Others are closed as they come.
 	MaxConnections int
@@ -46,6 +50,16 @@ type StorageServerOptions struct {
 	MaxBytes      int
 	// MaxScans bounds the scans that run at once [4]; others wait.
 	MaxScans int
+}
+
+// StorageTracing records the spans of a storage node. Its methods are safe for
+// concurrent use, and quick.
+type StorageTracing interface {
+	// Handler is told of each RPC by gRPC; operations come otherwise.
+	Handler() stats.Handler
+	// Call records an operation that a coordinator has sent as part of a trace.
+	// It may not keep the call.
+	Call(call *coord.Call, began time.Time, err error)
 }
 
 func (o StorageServerOptions) withDefaults() (StorageServerOptions, error) {
@@ -107,11 +121,15 @@ func NewStorageServer(opts StorageServerOptions) (*StorageServer, error) {
 	if security == nil {
 		security = insecure.NewCredentials()
 	}
-	s.grpc = grpc.NewServer(append(connectionSettings(&dispatcher{security, s.take}),
+	settings := append(connectionSettings(&dispatcher{security, s.take}),
 		grpc.MaxConcurrentStreams(256),
 		grpc.StatsHandler(&s.traffic),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: keepaliveTime, Timeout: keepaliveTimeout}),
-	)...)
+	)
+	if opts.Tracing != nil {
+		settings = append(settings, grpc.StatsHandler(opts.Tracing.Handler()))
+	}
+	s.grpc = grpc.NewServer(settings...)
 	storagepb.RegisterStorageServiceServer(s.grpc, &storageService{server: s})
 	grpc_health_v1.RegisterHealthServer(s.grpc, s.health)
 	reflection.Register(s.grpc)
@@ -309,8 +327,9 @@ type task struct {
 	call     coord.Call
 	exchange *exchange
 	id       uint64
-	large    bool // the reply may hold a large value
-	cost     int  // bytes that the request keeps
+	large    bool      // the reply may hold a large value
+	cost     int       // bytes that the request keeps
+	began    time.Time // of one that is traced
 	err      error
 }
 
@@ -356,6 +375,10 @@ func (t *task) request(op *storagepb.Operation, shared *names, now time.Time) (a
 	c.Key = strings.Clone(op.Key)
 	c.Token = ring.Token(op.Token)
 	c.Epoch = op.Epoch
+	c.Trace = coord.TraceContext{High: op.TraceHigh, Low: op.TraceLow, Span: op.TraceSpan}
+	if c.Trace.Span != 0 {
+		t.began = now
+	}
 	c.Deadline = now.Add(min(time.Duration(op.TimeoutMs)*time.Millisecond, maxCallTime))
 	if c.Kind != coord.CallApply && c.Kind != coord.CallDrop {
 		return false, nil

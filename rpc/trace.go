@@ -5,7 +5,9 @@ import (
 	"strings"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/stats"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/pairdb/coordinator/coord"
@@ -23,20 +25,49 @@ const (
 // and some clients accept no more than 8 KiB of metadata.
 const maxTraceBytes = 5 << 10
 
-// wantedTrace is a trace to be filled where the client asked for one, else nil.
-func wantedTrace(ctx context.Context) *coord.Trace {
-	if len(metadata.ValueFromIncomingContext(ctx, traceHeader)) == 0 {
+// Tracing records requests as spans of a system of traces. Its methods are safe
+// for concurrent use, and quick: they are called on the path of requests.
+type Tracing interface {
+	// Handler is told of each RPC by gRPC, and makes its span part of its context.
+	Handler() stats.Handler
+	// Request begins to record the request of one key whose RPC ctx is of. It
+	// is nil where the RPC is not sampled.
+	Request(ctx context.Context, tenant, key string, level coord.Level) *coord.Trace
+	// Failed notes the reason of the error of the RPC that ctx is of.
+	Failed(ctx context.Context, reason string)
+	// Operation begins the span of one operation of the many in the RPC that ctx
+	// is of; method is the RPC that does the same alone. Parent is the W3C
+	// traceparent that the client gave for it; where that is empty the RPC's own
+	// span is its parent, if there is one. Both results are nil where it is not sampled; otherwise
+	// end is called when it is answered, with the reason of its error.
+	Operation(ctx context.Context, parent, method, tenant, key string, level coord.Level) (t *coord.Trace, end func(code codes.Code, reason string))
+}
+
+// asksForTrace tells whether the client wants a trace in the trailer.
+func asksForTrace(ctx context.Context) bool {
+	return len(metadata.ValueFromIncomingContext(ctx, traceHeader)) != 0
+}
+
+// wantedTrace is a trace to be filled where the client asked for one or the
+// request is sampled, else nil.
+func (s *service) wantedTrace(ctx context.Context, tenant, key string, level coord.Level) *coord.Trace {
+	if tracing := s.server.opts.Tracing; tracing != nil {
+		if t := tracing.Request(ctx, tenant, key, level); t != nil {
+			return t
+		}
+	}
+	if !asksForTrace(ctx) {
 		return nil
 	}
 	return new(coord.Trace)
 }
 
-// sendTrace sends what was recorded until now, if anything was to be.
+// sendTrace sends what was recorded until now, if the client asked for it.
 func sendTrace(ctx context.Context, t *coord.Trace) {
-	if t == nil {
+	if t == nil || !asksForTrace(ctx) {
 		return
 	}
-	m := traceMessage(t)
+	m := TraceMessage(t)
 	shorten(m)
 	if text, err := proto.Marshal(m); err == nil {
 		// It fails only where there is no RPC any more to trail.
@@ -52,7 +83,8 @@ func shorten(m *coordinatorpb.Trace) {
 	}
 }
 
-func traceMessage(t *coord.Trace) *coordinatorpb.Trace {
+// TraceMessage is what t has recorded until now, as it is sent.
+func TraceMessage(t *coord.Trace) *coordinatorpb.Trace {
 	steps, left, winner := t.Steps()
 	m := &coordinatorpb.Trace{LeftOut: int32(left)}
 	if winner.Exists() {

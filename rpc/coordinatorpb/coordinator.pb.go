@@ -817,8 +817,12 @@ type PipelineOperation struct {
 	TimeoutMs      uint32                 `protobuf:"varint,8,opt,name=timeout_ms,json=timeoutMs,proto3" json:"timeout_ms,omitempty"`               // answered by then, counted from when it was received; 0: the coordinator's own limit
 	MaxValueBytes  uint32                 `protobuf:"varint,9,opt,name=max_value_bytes,json=maxValueBytes,proto3" json:"max_value_bytes,omitempty"` // of a read: a greater value is left out of the answer; 0: no limit
 	TtlSeconds     int64                  `protobuf:"varint,10,opt,name=ttl_seconds,json=ttlSeconds,proto3" json:"ttl_seconds,omitempty"`           // of a write
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// The answer is to carry a trace of what was done. Of more than 64 of a stream
+	// that are under way at once, the answers carry none.
+	Trace         bool   `protobuf:"varint,11,opt,name=trace,proto3" json:"trace,omitempty"`
+	Traceparent   string `protobuf:"bytes,12,opt,name=traceparent,proto3" json:"traceparent,omitempty"` // the W3C trace context whose span the operation belongs to; empty: none
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PipelineOperation) Reset() {
@@ -921,6 +925,20 @@ func (x *PipelineOperation) GetTtlSeconds() int64 {
 	return 0
 }
 
+func (x *PipelineOperation) GetTrace() bool {
+	if x != nil {
+		return x.Trace
+	}
+	return false
+}
+
+func (x *PipelineOperation) GetTraceparent() string {
+	if x != nil {
+		return x.Traceparent
+	}
+	return ""
+}
+
 // PipelineResponse holds answers that happen to be sent together.
 type PipelineResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -979,6 +997,7 @@ type PipelineAnswer struct {
 	ReplicaCount  int32                  `protobuf:"varint,7,opt,name=replica_count,json=replicaCount,proto3" json:"replica_count,omitempty"` // of a write or delete
 	Consistency   string                 `protobuf:"bytes,8,opt,name=consistency,proto3" json:"consistency,omitempty"`                        // of a write or delete
 	IsDuplicate   bool                   `protobuf:"varint,9,opt,name=is_duplicate,json=isDuplicate,proto3" json:"is_duplicate,omitempty"`    // of a write or delete
+	Trace         *Trace                 `protobuf:"bytes,10,opt,name=trace,proto3" json:"trace,omitempty"`                                   // where it was asked for, of an operation that failed, too
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1074,6 +1093,13 @@ func (x *PipelineAnswer) GetIsDuplicate() bool {
 		return x.IsDuplicate
 	}
 	return false
+}
+
+func (x *PipelineAnswer) GetTrace() *Trace {
+	if x != nil {
+		return x.Trace
+	}
+	return nil
 }
 
 type BatchWriteRequest struct {
@@ -4753,7 +4779,7 @@ const file_coordinatorpb_coordinator_proto_rawDesc = "" +
 	"\x0fPipelineRequest\x12H\n" +
 	"\n" +
 	"operations\x18\x01 \x03(\v2(.pairdb.coordinator.v1.PipelineOperationR\n" +
-	"operations\"\xac\x03\n" +
+	"operations\"\xe4\x03\n" +
 	"\x11PipelineOperation\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12A\n" +
 	"\x04kind\x18\x02 \x01(\x0e2-.pairdb.coordinator.v1.PipelineOperation.KindR\x04kind\x12\x1b\n" +
@@ -4767,7 +4793,9 @@ const file_coordinatorpb_coordinator_proto_rawDesc = "" +
 	"\x0fmax_value_bytes\x18\t \x01(\rR\rmaxValueBytes\x12\x1f\n" +
 	"\vttl_seconds\x18\n" +
 	" \x01(\x03R\n" +
-	"ttlSeconds\"L\n" +
+	"ttlSeconds\x12\x14\n" +
+	"\x05trace\x18\v \x01(\bR\x05trace\x12 \n" +
+	"\vtraceparent\x18\f \x01(\tR\vtraceparent\"L\n" +
 	"\x04Kind\x12\x14\n" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\x0e\n" +
 	"\n" +
@@ -4775,7 +4803,7 @@ const file_coordinatorpb_coordinator_proto_rawDesc = "" +
 	"\vKIND_DELETE\x10\x02\x12\r\n" +
 	"\tKIND_READ\x10\x03\"S\n" +
 	"\x10PipelineResponse\x12?\n" +
-	"\aanswers\x18\x01 \x03(\v2%.pairdb.coordinator.v1.PipelineAnswerR\aanswers\"\xeb\x02\n" +
+	"\aanswers\x18\x01 \x03(\v2%.pairdb.coordinator.v1.PipelineAnswerR\aanswers\"\x9f\x03\n" +
 	"\x0ePipelineAnswer\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12>\n" +
 	"\x06status\x18\x02 \x01(\v2&.pairdb.coordinator.v1.OperationStatusR\x06status\x12\x14\n" +
@@ -4786,7 +4814,9 @@ const file_coordinatorpb_coordinator_proto_rawDesc = "" +
 	"\rvalue_omitted\x18\x06 \x01(\bR\fvalueOmitted\x12#\n" +
 	"\rreplica_count\x18\a \x01(\x05R\freplicaCount\x12 \n" +
 	"\vconsistency\x18\b \x01(\tR\vconsistency\x12!\n" +
-	"\fis_duplicate\x18\t \x01(\bR\visDuplicate\"\x8f\x01\n" +
+	"\fis_duplicate\x18\t \x01(\bR\visDuplicate\x122\n" +
+	"\x05trace\x18\n" +
+	" \x01(\v2\x1c.pairdb.coordinator.v1.TraceR\x05trace\"\x8f\x01\n" +
 	"\x11BatchWriteRequest\x12\x1b\n" +
 	"\ttenant_id\x18\x01 \x01(\tR\btenantId\x12 \n" +
 	"\vconsistency\x18\x02 \x01(\tR\vconsistency\x12;\n" +
@@ -5203,85 +5233,86 @@ var file_coordinatorpb_coordinator_proto_depIdxs = []int32{
 	13, // 6: pairdb.coordinator.v1.PipelineResponse.answers:type_name -> pairdb.coordinator.v1.PipelineAnswer
 	9,  // 7: pairdb.coordinator.v1.PipelineAnswer.status:type_name -> pairdb.coordinator.v1.OperationStatus
 	2,  // 8: pairdb.coordinator.v1.PipelineAnswer.vector_clock:type_name -> pairdb.coordinator.v1.VectorClock
-	15, // 9: pairdb.coordinator.v1.BatchWriteRequest.items:type_name -> pairdb.coordinator.v1.BatchWriteItem
-	17, // 10: pairdb.coordinator.v1.BatchWriteResponse.results:type_name -> pairdb.coordinator.v1.BatchWriteResult
-	9,  // 11: pairdb.coordinator.v1.BatchWriteResult.status:type_name -> pairdb.coordinator.v1.OperationStatus
-	4,  // 12: pairdb.coordinator.v1.BatchWriteResult.response:type_name -> pairdb.coordinator.v1.WriteKeyValueResponse
-	20, // 13: pairdb.coordinator.v1.BatchReadResponse.results:type_name -> pairdb.coordinator.v1.BatchReadResult
-	9,  // 14: pairdb.coordinator.v1.BatchReadResult.status:type_name -> pairdb.coordinator.v1.OperationStatus
-	6,  // 15: pairdb.coordinator.v1.BatchReadResult.response:type_name -> pairdb.coordinator.v1.ReadKeyValueResponse
-	30, // 16: pairdb.coordinator.v1.ListTenantsResponse.tenants:type_name -> pairdb.coordinator.v1.GetTenantResponse
-	35, // 17: pairdb.coordinator.v1.GetTenantLimitsResponse.set:type_name -> pairdb.coordinator.v1.TenantLimits
-	35, // 18: pairdb.coordinator.v1.GetTenantLimitsResponse.in_force:type_name -> pairdb.coordinator.v1.TenantLimits
-	35, // 19: pairdb.coordinator.v1.SetTenantLimitsResponse.set:type_name -> pairdb.coordinator.v1.TenantLimits
-	35, // 20: pairdb.coordinator.v1.SetTenantLimitsResponse.in_force:type_name -> pairdb.coordinator.v1.TenantLimits
-	46, // 21: pairdb.coordinator.v1.GetMigrationStatusResponse.progress:type_name -> pairdb.coordinator.v1.MigrationProgress
-	45, // 22: pairdb.coordinator.v1.ListMigrationsResponse.migrations:type_name -> pairdb.coordinator.v1.GetMigrationStatusResponse
-	53, // 23: pairdb.coordinator.v1.ListStorageNodesResponse.nodes:type_name -> pairdb.coordinator.v1.StorageNodeInfo
-	40, // 24: pairdb.coordinator.v1.PlanNodeChangeRequest.add:type_name -> pairdb.coordinator.v1.AddStorageNodeRequest
-	42, // 25: pairdb.coordinator.v1.PlanNodeChangeRequest.remove:type_name -> pairdb.coordinator.v1.RemoveStorageNodeRequest
-	56, // 26: pairdb.coordinator.v1.PlanNodeChangeResponse.moves:type_name -> pairdb.coordinator.v1.PlannedMove
-	57, // 27: pairdb.coordinator.v1.PlanNodeChangeResponse.nodes:type_name -> pairdb.coordinator.v1.PlannedNode
-	62, // 28: pairdb.coordinator.v1.GetStatusResponse.nodes:type_name -> pairdb.coordinator.v1.NodeStatus
-	53, // 29: pairdb.coordinator.v1.NodeStatus.node:type_name -> pairdb.coordinator.v1.StorageNodeInfo
-	65, // 30: pairdb.coordinator.v1.ExplainResponse.replicas:type_name -> pairdb.coordinator.v1.ExplainedReplica
-	66, // 31: pairdb.coordinator.v1.ExplainResponse.levels:type_name -> pairdb.coordinator.v1.ExplainedLevel
-	68, // 32: pairdb.coordinator.v1.Trace.steps:type_name -> pairdb.coordinator.v1.TraceStep
-	3,  // 33: pairdb.coordinator.v1.CoordinatorService.WriteKeyValue:input_type -> pairdb.coordinator.v1.WriteKeyValueRequest
-	5,  // 34: pairdb.coordinator.v1.CoordinatorService.ReadKeyValue:input_type -> pairdb.coordinator.v1.ReadKeyValueRequest
-	7,  // 35: pairdb.coordinator.v1.CoordinatorService.DeleteKeyValue:input_type -> pairdb.coordinator.v1.DeleteKeyValueRequest
-	10, // 36: pairdb.coordinator.v1.CoordinatorService.Pipeline:input_type -> pairdb.coordinator.v1.PipelineRequest
-	14, // 37: pairdb.coordinator.v1.CoordinatorService.BatchWrite:input_type -> pairdb.coordinator.v1.BatchWriteRequest
-	18, // 38: pairdb.coordinator.v1.CoordinatorService.BatchRead:input_type -> pairdb.coordinator.v1.BatchReadRequest
-	21, // 39: pairdb.coordinator.v1.CoordinatorService.ListKeys:input_type -> pairdb.coordinator.v1.ListKeysRequest
-	23, // 40: pairdb.coordinator.v1.CoordinatorService.ScanKeys:input_type -> pairdb.coordinator.v1.ScanKeysRequest
-	25, // 41: pairdb.coordinator.v1.CoordinatorService.CreateTenant:input_type -> pairdb.coordinator.v1.CreateTenantRequest
-	27, // 42: pairdb.coordinator.v1.CoordinatorService.UpdateReplicationFactor:input_type -> pairdb.coordinator.v1.UpdateReplicationFactorRequest
-	29, // 43: pairdb.coordinator.v1.CoordinatorService.GetTenant:input_type -> pairdb.coordinator.v1.GetTenantRequest
-	31, // 44: pairdb.coordinator.v1.CoordinatorService.ListTenants:input_type -> pairdb.coordinator.v1.ListTenantsRequest
-	33, // 45: pairdb.coordinator.v1.CoordinatorService.DeleteTenant:input_type -> pairdb.coordinator.v1.DeleteTenantRequest
-	36, // 46: pairdb.coordinator.v1.CoordinatorService.GetTenantLimits:input_type -> pairdb.coordinator.v1.GetTenantLimitsRequest
-	38, // 47: pairdb.coordinator.v1.CoordinatorService.SetTenantLimits:input_type -> pairdb.coordinator.v1.SetTenantLimitsRequest
-	40, // 48: pairdb.coordinator.v1.CoordinatorService.AddStorageNode:input_type -> pairdb.coordinator.v1.AddStorageNodeRequest
-	42, // 49: pairdb.coordinator.v1.CoordinatorService.RemoveStorageNode:input_type -> pairdb.coordinator.v1.RemoveStorageNodeRequest
-	51, // 50: pairdb.coordinator.v1.CoordinatorService.ListStorageNodes:input_type -> pairdb.coordinator.v1.ListStorageNodesRequest
-	44, // 51: pairdb.coordinator.v1.CoordinatorService.GetMigrationStatus:input_type -> pairdb.coordinator.v1.GetMigrationStatusRequest
-	47, // 52: pairdb.coordinator.v1.CoordinatorService.ListMigrations:input_type -> pairdb.coordinator.v1.ListMigrationsRequest
-	49, // 53: pairdb.coordinator.v1.CoordinatorService.CancelMigration:input_type -> pairdb.coordinator.v1.CancelMigrationRequest
-	54, // 54: pairdb.coordinator.v1.CoordinatorService.PlanNodeChange:input_type -> pairdb.coordinator.v1.PlanNodeChangeRequest
-	58, // 55: pairdb.coordinator.v1.CoordinatorService.RepairReplicas:input_type -> pairdb.coordinator.v1.RepairReplicasRequest
-	60, // 56: pairdb.coordinator.v1.CoordinatorService.GetStatus:input_type -> pairdb.coordinator.v1.GetStatusRequest
-	63, // 57: pairdb.coordinator.v1.CoordinatorService.Explain:input_type -> pairdb.coordinator.v1.ExplainRequest
-	4,  // 58: pairdb.coordinator.v1.CoordinatorService.WriteKeyValue:output_type -> pairdb.coordinator.v1.WriteKeyValueResponse
-	6,  // 59: pairdb.coordinator.v1.CoordinatorService.ReadKeyValue:output_type -> pairdb.coordinator.v1.ReadKeyValueResponse
-	8,  // 60: pairdb.coordinator.v1.CoordinatorService.DeleteKeyValue:output_type -> pairdb.coordinator.v1.DeleteKeyValueResponse
-	12, // 61: pairdb.coordinator.v1.CoordinatorService.Pipeline:output_type -> pairdb.coordinator.v1.PipelineResponse
-	16, // 62: pairdb.coordinator.v1.CoordinatorService.BatchWrite:output_type -> pairdb.coordinator.v1.BatchWriteResponse
-	19, // 63: pairdb.coordinator.v1.CoordinatorService.BatchRead:output_type -> pairdb.coordinator.v1.BatchReadResponse
-	22, // 64: pairdb.coordinator.v1.CoordinatorService.ListKeys:output_type -> pairdb.coordinator.v1.ListKeysResponse
-	24, // 65: pairdb.coordinator.v1.CoordinatorService.ScanKeys:output_type -> pairdb.coordinator.v1.ScanKeysResponse
-	26, // 66: pairdb.coordinator.v1.CoordinatorService.CreateTenant:output_type -> pairdb.coordinator.v1.CreateTenantResponse
-	28, // 67: pairdb.coordinator.v1.CoordinatorService.UpdateReplicationFactor:output_type -> pairdb.coordinator.v1.UpdateReplicationFactorResponse
-	30, // 68: pairdb.coordinator.v1.CoordinatorService.GetTenant:output_type -> pairdb.coordinator.v1.GetTenantResponse
-	32, // 69: pairdb.coordinator.v1.CoordinatorService.ListTenants:output_type -> pairdb.coordinator.v1.ListTenantsResponse
-	34, // 70: pairdb.coordinator.v1.CoordinatorService.DeleteTenant:output_type -> pairdb.coordinator.v1.DeleteTenantResponse
-	37, // 71: pairdb.coordinator.v1.CoordinatorService.GetTenantLimits:output_type -> pairdb.coordinator.v1.GetTenantLimitsResponse
-	39, // 72: pairdb.coordinator.v1.CoordinatorService.SetTenantLimits:output_type -> pairdb.coordinator.v1.SetTenantLimitsResponse
-	41, // 73: pairdb.coordinator.v1.CoordinatorService.AddStorageNode:output_type -> pairdb.coordinator.v1.AddStorageNodeResponse
-	43, // 74: pairdb.coordinator.v1.CoordinatorService.RemoveStorageNode:output_type -> pairdb.coordinator.v1.RemoveStorageNodeResponse
-	52, // 75: pairdb.coordinator.v1.CoordinatorService.ListStorageNodes:output_type -> pairdb.coordinator.v1.ListStorageNodesResponse
-	45, // 76: pairdb.coordinator.v1.CoordinatorService.GetMigrationStatus:output_type -> pairdb.coordinator.v1.GetMigrationStatusResponse
-	48, // 77: pairdb.coordinator.v1.CoordinatorService.ListMigrations:output_type -> pairdb.coordinator.v1.ListMigrationsResponse
-	50, // 78: pairdb.coordinator.v1.CoordinatorService.CancelMigration:output_type -> pairdb.coordinator.v1.CancelMigrationResponse
-	55, // 79: pairdb.coordinator.v1.CoordinatorService.PlanNodeChange:output_type -> pairdb.coordinator.v1.PlanNodeChangeResponse
-	59, // 80: pairdb.coordinator.v1.CoordinatorService.RepairReplicas:output_type -> pairdb.coordinator.v1.RepairReplicasResponse
-	61, // 81: pairdb.coordinator.v1.CoordinatorService.GetStatus:output_type -> pairdb.coordinator.v1.GetStatusResponse
-	64, // 82: pairdb.coordinator.v1.CoordinatorService.Explain:output_type -> pairdb.coordinator.v1.ExplainResponse
-	58, // [58:83] is the sub-list for method output_type
-	33, // [33:58] is the sub-list for method input_type
-	33, // [33:33] is the sub-list for extension type_name
-	33, // [33:33] is the sub-list for extension extendee
-	0,  // [0:33] is the sub-list for field type_name
+	67, // 9: pairdb.coordinator.v1.PipelineAnswer.trace:type_name -> pairdb.coordinator.v1.Trace
+	15, // 10: pairdb.coordinator.v1.BatchWriteRequest.items:type_name -> pairdb.coordinator.v1.BatchWriteItem
+	17, // 11: pairdb.coordinator.v1.BatchWriteResponse.results:type_name -> pairdb.coordinator.v1.BatchWriteResult
+	9,  // 12: pairdb.coordinator.v1.BatchWriteResult.status:type_name -> pairdb.coordinator.v1.OperationStatus
+	4,  // 13: pairdb.coordinator.v1.BatchWriteResult.response:type_name -> pairdb.coordinator.v1.WriteKeyValueResponse
+	20, // 14: pairdb.coordinator.v1.BatchReadResponse.results:type_name -> pairdb.coordinator.v1.BatchReadResult
+	9,  // 15: pairdb.coordinator.v1.BatchReadResult.status:type_name -> pairdb.coordinator.v1.OperationStatus
+	6,  // 16: pairdb.coordinator.v1.BatchReadResult.response:type_name -> pairdb.coordinator.v1.ReadKeyValueResponse
+	30, // 17: pairdb.coordinator.v1.ListTenantsResponse.tenants:type_name -> pairdb.coordinator.v1.GetTenantResponse
+	35, // 18: pairdb.coordinator.v1.GetTenantLimitsResponse.set:type_name -> pairdb.coordinator.v1.TenantLimits
+	35, // 19: pairdb.coordinator.v1.GetTenantLimitsResponse.in_force:type_name -> pairdb.coordinator.v1.TenantLimits
+	35, // 20: pairdb.coordinator.v1.SetTenantLimitsResponse.set:type_name -> pairdb.coordinator.v1.TenantLimits
+	35, // 21: pairdb.coordinator.v1.SetTenantLimitsResponse.in_force:type_name -> pairdb.coordinator.v1.TenantLimits
+	46, // 22: pairdb.coordinator.v1.GetMigrationStatusResponse.progress:type_name -> pairdb.coordinator.v1.MigrationProgress
+	45, // 23: pairdb.coordinator.v1.ListMigrationsResponse.migrations:type_name -> pairdb.coordinator.v1.GetMigrationStatusResponse
+	53, // 24: pairdb.coordinator.v1.ListStorageNodesResponse.nodes:type_name -> pairdb.coordinator.v1.StorageNodeInfo
+	40, // 25: pairdb.coordinator.v1.PlanNodeChangeRequest.add:type_name -> pairdb.coordinator.v1.AddStorageNodeRequest
+	42, // 26: pairdb.coordinator.v1.PlanNodeChangeRequest.remove:type_name -> pairdb.coordinator.v1.RemoveStorageNodeRequest
+	56, // 27: pairdb.coordinator.v1.PlanNodeChangeResponse.moves:type_name -> pairdb.coordinator.v1.PlannedMove
+	57, // 28: pairdb.coordinator.v1.PlanNodeChangeResponse.nodes:type_name -> pairdb.coordinator.v1.PlannedNode
+	62, // 29: pairdb.coordinator.v1.GetStatusResponse.nodes:type_name -> pairdb.coordinator.v1.NodeStatus
+	53, // 30: pairdb.coordinator.v1.NodeStatus.node:type_name -> pairdb.coordinator.v1.StorageNodeInfo
+	65, // 31: pairdb.coordinator.v1.ExplainResponse.replicas:type_name -> pairdb.coordinator.v1.ExplainedReplica
+	66, // 32: pairdb.coordinator.v1.ExplainResponse.levels:type_name -> pairdb.coordinator.v1.ExplainedLevel
+	68, // 33: pairdb.coordinator.v1.Trace.steps:type_name -> pairdb.coordinator.v1.TraceStep
+	3,  // 34: pairdb.coordinator.v1.CoordinatorService.WriteKeyValue:input_type -> pairdb.coordinator.v1.WriteKeyValueRequest
+	5,  // 35: pairdb.coordinator.v1.CoordinatorService.ReadKeyValue:input_type -> pairdb.coordinator.v1.ReadKeyValueRequest
+	7,  // 36: pairdb.coordinator.v1.CoordinatorService.DeleteKeyValue:input_type -> pairdb.coordinator.v1.DeleteKeyValueRequest
+	10, // 37: pairdb.coordinator.v1.CoordinatorService.Pipeline:input_type -> pairdb.coordinator.v1.PipelineRequest
+	14, // 38: pairdb.coordinator.v1.CoordinatorService.BatchWrite:input_type -> pairdb.coordinator.v1.BatchWriteRequest
+	18, // 39: pairdb.coordinator.v1.CoordinatorService.BatchRead:input_type -> pairdb.coordinator.v1.BatchReadRequest
+	21, // 40: pairdb.coordinator.v1.CoordinatorService.ListKeys:input_type -> pairdb.coordinator.v1.ListKeysRequest
+	23, // 41: pairdb.coordinator.v1.CoordinatorService.ScanKeys:input_type -> pairdb.coordinator.v1.ScanKeysRequest
+	25, // 42: pairdb.coordinator.v1.CoordinatorService.CreateTenant:input_type -> pairdb.coordinator.v1.CreateTenantRequest
+	27, // 43: pairdb.coordinator.v1.CoordinatorService.UpdateReplicationFactor:input_type -> pairdb.coordinator.v1.UpdateReplicationFactorRequest
+	29, // 44: pairdb.coordinator.v1.CoordinatorService.GetTenant:input_type -> pairdb.coordinator.v1.GetTenantRequest
+	31, // 45: pairdb.coordinator.v1.CoordinatorService.ListTenants:input_type -> pairdb.coordinator.v1.ListTenantsRequest
+	33, // 46: pairdb.coordinator.v1.CoordinatorService.DeleteTenant:input_type -> pairdb.coordinator.v1.DeleteTenantRequest
+	36, // 47: pairdb.coordinator.v1.CoordinatorService.GetTenantLimits:input_type -> pairdb.coordinator.v1.GetTenantLimitsRequest
+	38, // 48: pairdb.coordinator.v1.CoordinatorService.SetTenantLimits:input_type -> pairdb.coordinator.v1.SetTenantLimitsRequest
+	40, // 49: pairdb.coordinator.v1.CoordinatorService.AddStorageNode:input_type -> pairdb.coordinator.v1.AddStorageNodeRequest
+	42, // 50: pairdb.coordinator.v1.CoordinatorService.RemoveStorageNode:input_type -> pairdb.coordinator.v1.RemoveStorageNodeRequest
+	51, // 51: pairdb.coordinator.v1.CoordinatorService.ListStorageNodes:input_type -> pairdb.coordinator.v1.ListStorageNodesRequest
+	44, // 52: pairdb.coordinator.v1.CoordinatorService.GetMigrationStatus:input_type -> pairdb.coordinator.v1.GetMigrationStatusRequest
+	47, // 53: pairdb.coordinator.v1.CoordinatorService.ListMigrations:input_type -> pairdb.coordinator.v1.ListMigrationsRequest
+	49, // 54: pairdb.coordinator.v1.CoordinatorService.CancelMigration:input_type -> pairdb.coordinator.v1.CancelMigrationRequest
+	54, // 55: pairdb.coordinator.v1.CoordinatorService.PlanNodeChange:input_type -> pairdb.coordinator.v1.PlanNodeChangeRequest
+	58, // 56: pairdb.coordinator.v1.CoordinatorService.RepairReplicas:input_type -> pairdb.coordinator.v1.RepairReplicasRequest
+	60, // 57: pairdb.coordinator.v1.CoordinatorService.GetStatus:input_type -> pairdb.coordinator.v1.GetStatusRequest
+	63, // 58: pairdb.coordinator.v1.CoordinatorService.Explain:input_type -> pairdb.coordinator.v1.ExplainRequest
+	4,  // 59: pairdb.coordinator.v1.CoordinatorService.WriteKeyValue:output_type -> pairdb.coordinator.v1.WriteKeyValueResponse
+	6,  // 60: pairdb.coordinator.v1.CoordinatorService.ReadKeyValue:output_type -> pairdb.coordinator.v1.ReadKeyValueResponse
+	8,  // 61: pairdb.coordinator.v1.CoordinatorService.DeleteKeyValue:output_type -> pairdb.coordinator.v1.DeleteKeyValueResponse
+	12, // 62: pairdb.coordinator.v1.CoordinatorService.Pipeline:output_type -> pairdb.coordinator.v1.PipelineResponse
+	16, // 63: pairdb.coordinator.v1.CoordinatorService.BatchWrite:output_type -> pairdb.coordinator.v1.BatchWriteResponse
+	19, // 64: pairdb.coordinator.v1.CoordinatorService.BatchRead:output_type -> pairdb.coordinator.v1.BatchReadResponse
+	22, // 65: pairdb.coordinator.v1.CoordinatorService.ListKeys:output_type -> pairdb.coordinator.v1.ListKeysResponse
+	24, // 66: pairdb.coordinator.v1.CoordinatorService.ScanKeys:output_type -> pairdb.coordinator.v1.ScanKeysResponse
+	26, // 67: pairdb.coordinator.v1.CoordinatorService.CreateTenant:output_type -> pairdb.coordinator.v1.CreateTenantResponse
+	28, // 68: pairdb.coordinator.v1.CoordinatorService.UpdateReplicationFactor:output_type -> pairdb.coordinator.v1.UpdateReplicationFactorResponse
+	30, // 69: pairdb.coordinator.v1.CoordinatorService.GetTenant:output_type -> pairdb.coordinator.v1.GetTenantResponse
+	32, // 70: pairdb.coordinator.v1.CoordinatorService.ListTenants:output_type -> pairdb.coordinator.v1.ListTenantsResponse
+	34, // 71: pairdb.coordinator.v1.CoordinatorService.DeleteTenant:output_type -> pairdb.coordinator.v1.DeleteTenantResponse
+	37, // 72: pairdb.coordinator.v1.CoordinatorService.GetTenantLimits:output_type -> pairdb.coordinator.v1.GetTenantLimitsResponse
+	39, // 73: pairdb.coordinator.v1.CoordinatorService.SetTenantLimits:output_type -> pairdb.coordinator.v1.SetTenantLimitsResponse
+	41, // 74: pairdb.coordinator.v1.CoordinatorService.AddStorageNode:output_type -> pairdb.coordinator.v1.AddStorageNodeResponse
+	43, // 75: pairdb.coordinator.v1.CoordinatorService.RemoveStorageNode:output_type -> pairdb.coordinator.v1.RemoveStorageNodeResponse
+	52, // 76: pairdb.coordinator.v1.CoordinatorService.ListStorageNodes:output_type -> pairdb.coordinator.v1.ListStorageNodesResponse
+	45, // 77: pairdb.coordinator.v1.CoordinatorService.GetMigrationStatus:output_type -> pairdb.coordinator.v1.GetMigrationStatusResponse
+	48, // 78: pairdb.coordinator.v1.CoordinatorService.ListMigrations:output_type -> pairdb.coordinator.v1.ListMigrationsResponse
+	50, // 79: pairdb.coordinator.v1.CoordinatorService.CancelMigration:output_type -> pairdb.coordinator.v1.CancelMigrationResponse
+	55, // 80: pairdb.coordinator.v1.CoordinatorService.PlanNodeChange:output_type -> pairdb.coordinator.v1.PlanNodeChangeResponse
+	59, // 81: pairdb.coordinator.v1.CoordinatorService.RepairReplicas:output_type -> pairdb.coordinator.v1.RepairReplicasResponse
+	61, // 82: pairdb.coordinator.v1.CoordinatorService.GetStatus:output_type -> pairdb.coordinator.v1.GetStatusResponse
+	64, // 83: pairdb.coordinator.v1.CoordinatorService.Explain:output_type -> pairdb.coordinator.v1.ExplainResponse
+	59, // [59:84] is the sub-list for method output_type
+	34, // [34:59] is the sub-list for method input_type
+	34, // [34:34] is the sub-list for extension type_name
+	34, // [34:34] is the sub-list for extension extendee
+	0,  // [0:34] is the sub-list for field type_name
 }
 
 func init() { file_coordinatorpb_coordinator_proto_init() }

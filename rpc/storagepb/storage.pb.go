@@ -316,8 +316,13 @@ type Operation struct {
 	AcceptLarge bool                   `protobuf:"varint,10,opt,name=accept_large,json=acceptLarge,proto3" json:"accept_large,omitempty"` // a read's reply may hold a large value; else it is LARGE_VALUE
 	// What the node said of its clock and life before the version of an apply or
 	// drop was decided on. Boot 0: unknown, and not checked.
-	Heard         uint64 `protobuf:"fixed64,11,opt,name=heard,proto3" json:"heard,omitempty"` // nanoseconds
-	Boot          uint64 `protobuf:"varint,12,opt,name=boot,proto3" json:"boot,omitempty"`
+	Heard uint64 `protobuf:"fixed64,11,opt,name=heard,proto3" json:"heard,omitempty"` // nanoseconds
+	Boot  uint64 `protobuf:"varint,12,opt,name=boot,proto3" json:"boot,omitempty"`
+	// The W3C trace id, in two halves, and the span that the operation's own is a
+	// child of. Absent where the operation is not traced.
+	TraceHigh     uint64 `protobuf:"fixed64,13,opt,name=trace_high,json=traceHigh,proto3" json:"trace_high,omitempty"`
+	TraceLow      uint64 `protobuf:"fixed64,14,opt,name=trace_low,json=traceLow,proto3" json:"trace_low,omitempty"`
+	TraceSpan     uint64 `protobuf:"fixed64,15,opt,name=trace_span,json=traceSpan,proto3" json:"trace_span,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -432,6 +437,27 @@ func (x *Operation) GetHeard() uint64 {
 func (x *Operation) GetBoot() uint64 {
 	if x != nil {
 		return x.Boot
+	}
+	return 0
+}
+
+func (x *Operation) GetTraceHigh() uint64 {
+	if x != nil {
+		return x.TraceHigh
+	}
+	return 0
+}
+
+func (x *Operation) GetTraceLow() uint64 {
+	if x != nil {
+		return x.TraceLow
+	}
+	return 0
+}
+
+func (x *Operation) GetTraceSpan() uint64 {
+	if x != nil {
+		return x.TraceSpan
 	}
 	return 0
 }
@@ -1466,7 +1492,7 @@ const file_storagepb_storage_proto_rawDesc = "" +
 	"\x05Batch\x12<\n" +
 	"\n" +
 	"operations\x18\x01 \x03(\v2\x1c.pairdb.storage.v1.OperationR\n" +
-	"operations\"\xf3\x02\n" +
+	"operations\"\xce\x03\n" +
 	"\tOperation\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12+\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x17.pairdb.storage.v1.KindR\x04kind\x12\x16\n" +
@@ -1481,7 +1507,12 @@ const file_storagepb_storage_proto_rawDesc = "" +
 	"\faccept_large\x18\n" +
 	" \x01(\bR\vacceptLarge\x12\x14\n" +
 	"\x05heard\x18\v \x01(\x06R\x05heard\x12\x12\n" +
-	"\x04boot\x18\f \x01(\x04R\x04boot\"j\n" +
+	"\x04boot\x18\f \x01(\x04R\x04boot\x12\x1d\n" +
+	"\n" +
+	"trace_high\x18\r \x01(\x06R\ttraceHigh\x12\x1b\n" +
+	"\ttrace_low\x18\x0e \x01(\x06R\btraceLow\x12\x1d\n" +
+	"\n" +
+	"trace_span\x18\x0f \x01(\x06R\ttraceSpan\"j\n" +
 	"\n" +
 	"BatchReply\x122\n" +
 	"\areplies\x18\x01 \x03(\v2\x18.pairdb.storage.v1.ReplyR\areplies\x12\x14\n" +

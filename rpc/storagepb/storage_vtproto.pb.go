@@ -155,6 +155,24 @@ func (m *Operation) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
 	}
+	if m.TraceSpan != 0 {
+		i -= 8
+		binary.LittleEndian.PutUint64(dAtA[i:], uint64(m.TraceSpan))
+		i--
+		dAtA[i] = 0x79
+	}
+	if m.TraceLow != 0 {
+		i -= 8
+		binary.LittleEndian.PutUint64(dAtA[i:], uint64(m.TraceLow))
+		i--
+		dAtA[i] = 0x71
+	}
+	if m.TraceHigh != 0 {
+		i -= 8
+		binary.LittleEndian.PutUint64(dAtA[i:], uint64(m.TraceHigh))
+		i--
+		dAtA[i] = 0x69
+	}
 	if m.Boot != 0 {
 		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.Boot))
 		i--
@@ -1410,6 +1428,15 @@ func (m *Operation) SizeVT() (n int) {
 	if m.Boot != 0 {
 		n += 1 + protohelpers.SizeOfVarint(uint64(m.Boot))
 	}
+	if m.TraceHigh != 0 {
+		n += 9
+	}
+	if m.TraceLow != 0 {
+		n += 9
+	}
+	if m.TraceSpan != 0 {
+		n += 9
+	}
 	n += len(m.unknownFields)
 	return n
 }
@@ -2319,6 +2346,36 @@ func (m *Operation) UnmarshalVTUnsafe(dAtA []byte) error {
 					break
 				}
 			}
+		case 13:
+			if wireType != 1 {
+				return fmt.Errorf("proto: wrong wireType = %d for field TraceHigh", wireType)
+			}
+			m.TraceHigh = 0
+			if (iNdEx + 8) > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.TraceHigh = uint64(binary.LittleEndian.Uint64(dAtA[iNdEx:]))
+			iNdEx += 8
+		case 14:
+			if wireType != 1 {
+				return fmt.Errorf("proto: wrong wireType = %d for field TraceLow", wireType)
+			}
+			m.TraceLow = 0
+			if (iNdEx + 8) > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.TraceLow = uint64(binary.LittleEndian.Uint64(dAtA[iNdEx:]))
+			iNdEx += 8
+		case 15:
+			if wireType != 1 {
+				return fmt.Errorf("proto: wrong wireType = %d for field TraceSpan", wireType)
+			}
+			m.TraceSpan = 0
+			if (iNdEx + 8) > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.TraceSpan = uint64(binary.LittleEndian.Uint64(dAtA[iNdEx:]))
+			iNdEx += 8
 		default:
 			iNdEx = preIndex
 			skippy, err := protohelpers.Skip(dAtA[iNdEx:])
