@@ -319,3 +319,40 @@ logging {
   # "json" or "text". With -dev the default is "text". Flag: -log-format.
   format = "json"
 }
+
+# Requests as OpenTelemetry traces: each RPC, each operation of a pipeline or
+# batch, each call on a storage node, and what nodes that are traced, too
+# (coordinator storage -trace-endpoint) did for it. Default: none; without this
+# block nothing is recorded, whatever the environment says.
+# tracing {
+#   # HOST:PORT of a collector that takes OTLP over gRPC. Environment:
+#   # OTEL_EXPORTER_OTLP_ENDPOINT, there also a URL: http:// means insecure.
+#   endpoint = "localhost:4317"
+#
+#   # true: plain text instead of TLS.
+#   insecure = false
+#
+#   # Sent with each message, for collectors that want a key. Environment:
+#   # OTEL_EXPORTER_OTLP_HEADERS, instead of these. Default: none.
+#   headers = { "x-api-key" = "" }
+#
+#   # The part of the requests that is recorded, 0 to 1. A request that comes with
+#   # a W3C trace context (traceparent) is recorded if that says so.
+#   sample_ratio = 0.01
+#
+#   # Whether spans hold keys. Traces are read by more people and kept elsewhere
+#   # than the data, and deleting a key does not delete it there.
+#   record_keys = false
+#
+#   # Spans that may wait for the collector, 1 to 1000000, of about 1 KiB each.
+#   # Those beyond are dropped and counted; requests never wait.
+#   queue_size = 4096
+#
+#   # How long the collector may take to accept a message. 1ms to 1h.
+#   timeout = "10s"
+#
+#   # The same attributes as in storage. Default: the system's authorities.
+#   tls {
+#     ca_file = "/etc/pairdb/collector-ca.pem"
+#   }
+# }

@@ -18,6 +18,7 @@ import (
 	"github.com/KimMachineGun/automemlimit/memlimit"
 	"github.com/hashicorp/go-hclog"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
 
 	"github.com/pairdb/coordinator/backends"
 	"github.com/pairdb/coordinator/backends/badger"
@@ -36,6 +37,7 @@ import (
 	"github.com/pairdb/coordinator/ops/httpd"
 	"github.com/pairdb/coordinator/ops/logging"
 	"github.com/pairdb/coordinator/ops/metrics"
+	"github.com/pairdb/coordinator/ops/tracing"
 	"github.com/pairdb/coordinator/rpc"
 	"github.com/pairdb/coordinator/rpc/limit"
 )
@@ -223,6 +225,13 @@ func serve(ctx context.Context, cfg *config.Config, dev bool, log hclog.Logger, 
 		return opsServer.Shutdown(ctx)
 	})
 
+	traces, err := openTracing(cfg.Tracing, "coordinator", cfg.NodeID, protection.Traces, &measured.Page, log)
+	if err != nil {
+		return err
+	}
+	// After the engine, whose operations make spans until they end.
+	defer closeTracing(traces, cfg.Server.ShutdownTimeout, log)
+
 	choice := chosen(cfg, protection, log)
 	stores := new(backends.Stores)
 	alive.Check("metadata", stores.PingMetadata)
@@ -249,7 +258,7 @@ func serve(ctx context.Context, cfg *config.Config, dev bool, log hclog.Logger, 
 		Metadata:         stores.Metadata,
 		Idempotency:      stores.Idempotency,
 		Hints:            stores.Metadata,
-		Connect:          func(n coord.StorageNode) (coord.Replica, error) { return nodes.connect(n, protection) },
+		Connect:          func(n coord.StorageNode) (coord.Replica, error) { return nodes.connect(n, protection, traces) },
 		DefaultLevel:     cfg.Consistency.DefaultLevel,
 		WriteTimeout:     cfg.Consistency.WriteTimeout,
 		ReadTimeout:      cfg.Consistency.ReadTimeout,
@@ -284,7 +293,7 @@ func serve(ctx context.Context, cfg *config.Config, dev bool, log hclog.Logger, 
 	alive.RingLoaded()
 
 	requests := logging.NewRequests(log)
-	server, err := rpc.NewServer(rpc.Options{
+	serving := rpc.Options{
 		Engine:         engine,
 		Version:        build.Version(),
 		TLS:            protection.Clients,
@@ -312,7 +321,11 @@ func serve(ctx context.Context, cfg *config.Config, dev bool, log hclog.Logger, 
 				logCall(requests, c)
 			}
 		},
-	})
+	}
+	if traces != nil {
+		serving.Tracing = traces
+	}
+	server, err := rpc.NewServer(serving)
 	if err != nil {
 		return err
 	}
@@ -402,6 +415,44 @@ func events(measured *metrics.Set, log hclog.Logger) coord.Events {
 	}
 	e.Background = func(what string, err error) { log.Warn("background work failed", "what", what, "error", err) }
 	return e
+}
+
+// openTracing begins to trace as a configuration says, and puts what becomes of
+// the spans on the metrics page; kind is coordinator or storage. It is nil where
+// nothing is traced.
+func openTracing(t *config.Tracing, kind, id string, tls credentials.TransportCredentials, page *metrics.Page, log hclog.Logger) (*tracing.Tracing, error) {
+	if t == nil {
+		return nil, nil
+	}
+	o := tracing.Options{
+		Service: "pairdb-" + kind, Instance: id, Version: build.Version(), Endpoint: t.Endpoint, TLS: tls, Headers: map[string]string{},
+		Timeout: t.Timeout, QueueSize: t.QueueSize, SampleRatio: t.SampleRatio, Keys: t.RecordKeys,
+		Warn: func(message string, err error) { log.Warn(message, "endpoint", t.Endpoint, "error", err) },
+	}
+	for name, value := range t.Headers {
+		o.Headers[name] = value.Reveal()
+	}
+	traces, err := tracing.Open(o)
+	if err != nil {
+		return nil, err
+	}
+	log.Info("tracing", "endpoint", t.Endpoint, "sample_ratio", t.SampleRatio)
+	page.Spans(kind, func() metrics.Spans { return metrics.Spans(traces.Stats()) })
+	return traces, nil
+}
+
+// maxFlush is how long the spans that are left at the end may take to be sent.
+const maxFlush = 5 * time.Second
+
+func closeTracing(traces *tracing.Tracing, within time.Duration, log hclog.Logger) {
+	if traces == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), min(within, maxFlush))
+	defer cancel()
+	if err := traces.Close(ctx); err != nil {
+		log.Warn("the last spans are lost", "error", err)
+	}
 }
 
 // measureLimits puts what is admitted and refused on the metrics page.
@@ -563,11 +614,15 @@ type borrowed struct{ coord.Replica }
 func (borrowed) Close() error { return nil }
 
 // connect opens the way to a registered storage node.
-func (e embedded) connect(n coord.StorageNode, protection *guard.Guard) (coord.Replica, error) {
+func (e embedded) connect(n coord.StorageNode, protection *guard.Guard, traces *tracing.Tracing) (coord.Replica, error) {
 	if node := e[n.ID]; node != nil {
 		return borrowed{node}, nil
 	}
-	return rpc.DialStorage(rpc.StorageOptions{Address: n.Address(), NodeID: n.ID, UUID: n.UUID, TLS: protection.Storage})
+	o := rpc.StorageOptions{Address: n.Address(), NodeID: n.ID, UUID: n.UUID, TLS: protection.Storage}
+	if traces != nil {
+		o.StatsHandler = traces.ClientHandler()
+	}
+	return rpc.DialStorage(o)
 }
 
 // register makes members of the embedded nodes and of those that the
@@ -641,7 +696,7 @@ func serveStorage(ctx context.Context, opts flags.StorageNode, log hclog.Logger,
 		return err
 	}
 
-	protection, err := guard.OpenStorage(opts.TLS, reloads(log))
+	protection, err := guard.OpenStorage(opts.TLS, opts.Tracing, reloads(log))
 	if err != nil {
 		return err
 	}
@@ -676,6 +731,11 @@ func serveStorage(ctx context.Context, opts flags.StorageNode, log hclog.Logger,
 		})
 	}
 
+	traces, err := openTracing(opts.Tracing, "storage", opts.ID, protection.Traces, page, log)
+	if err != nil {
+		return err
+	}
+	defer closeTracing(traces, storageGrace, log)
 	node, err := badger.OpenNode(badger.NodeOptions{
 		ID: opts.ID, Dir: opts.DataDir, Sync: opts.Sync, Profile: badger.Large,
 		Warn: func(message string) { log.Warn(message) },
@@ -687,7 +747,11 @@ func serveStorage(ctx context.Context, opts flags.StorageNode, log hclog.Logger,
 	alive.Check("disk", func(context.Context) error { return node.Unavailable() })
 	page.Storage(func() metrics.Store { return metrics.Store(node.Stats()) })
 	measureHealth(page, "storage", alive)
-	server, err := rpc.NewStorageServer(rpc.StorageServerOptions{Replica: node, TLS: protection.Clients})
+	serving := rpc.StorageServerOptions{Replica: node, TLS: protection.Clients}
+	if traces != nil {
+		serving.Tracing = traces
+	}
+	server, err := rpc.NewStorageServer(serving)
 	if err != nil {
 		return err
 	}

@@ -29,6 +29,7 @@ type Config struct {
 	Audit        Audit
 	Metrics      Metrics
 	Logging      Logging
+	Tracing      *Tracing // nil: nothing is traced
 
 	// Warnings are lines for the log: settings that have no effect.
 	Warnings []string

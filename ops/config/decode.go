@@ -41,6 +41,7 @@ func (d *decoder) file(c *Config, f *fileSchema) postgresAddress {
 	d.audit(&c.Audit, f.Audit)
 	d.metrics(&c.Metrics, f.Metrics)
 	d.logging(&c.Logging, f.Logging)
+	d.tracing(c, f.Tracing)
 	return address
 }
 

@@ -77,7 +77,7 @@ type span struct{ start, end int } // byte offsets, end exclusive
 
 // secretName matches what passwords are called, and what one might be called
 // by mistake: the line of an unknown attribute is printed too.
-var secretName = regexp.MustCompile(`(?i)^(url|uri|dsn)$|pas+w|passwd|pwd|secret|credential`)
+var secretName = regexp.MustCompile(`(?i)^(url|uri|dsn)$|pas+w|passwd|pwd|secret|credential|^headers?$`)
 
 // newSourceText finds the values of all attributes with the name of a secret.
 // It works on tokens, since files with syntax errors are printed as well.

@@ -68,6 +68,7 @@ func (d *decoder) environment(c *Config, address *postgresAddress, lookup func(s
 
 	text(&c.NodeID, "COORDINATOR_NODE_ID", checkID)
 	text(&c.Logging.Level, "LOG_LEVEL", checkLogLevel)
+	d.tracingEnvironment(c, lookup)
 	if c.Metadata.Postgres != nil {
 		text(&address.host, "DATABASE_HOST", checkHost)
 		port(&address.port, "DATABASE_PORT")

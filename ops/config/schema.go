@@ -24,6 +24,7 @@ type fileSchema struct {
 	Audit        []auditBlock       `hcl:"audit,block"`
 	Metrics      []metricsBlock     `hcl:"metrics,block"`
 	Logging      []loggingBlock     `hcl:"logging,block"`
+	Tracing      []tracingBlock     `hcl:"tracing,block"`
 }
 
 type serverBlock struct {
@@ -200,6 +201,18 @@ type metricsBlock struct {
 	Listen  *hcl.Attribute `hcl:"listen,optional"`
 	Path    *hcl.Attribute `hcl:"path,optional"`
 	PProf   *hcl.Attribute `hcl:"pprof,optional"`
+}
+
+type tracingBlock struct {
+	Range       hcl.Range        `hcl:",def_range"`
+	Endpoint    *hcl.Attribute   `hcl:"endpoint,optional"`
+	Insecure    *hcl.Attribute   `hcl:"insecure,optional"`
+	Headers     *hcl.Attribute   `hcl:"headers,optional"`
+	SampleRatio *hcl.Attribute   `hcl:"sample_ratio,optional"`
+	RecordKeys  *hcl.Attribute   `hcl:"record_keys,optional"`
+	QueueSize   *hcl.Attribute   `hcl:"queue_size,optional"`
+	Timeout     *hcl.Attribute   `hcl:"timeout,optional"`
+	TLS         []clientTLSBlock `hcl:"tls,block"`
 }
 
 type loggingBlock struct {

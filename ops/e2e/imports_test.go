@@ -20,7 +20,7 @@ func TestArrowsPointOneWay(t *testing.T) {
 		{"ops", "coord ring rpc/coordinatorpb rpc/client rpc/auth ops"},
 	}
 	theirs := map[string]string{
-		"google.golang.org/grpc":             "rpc ops/cli ops/metrics ops/bench ops/certs ops/guard",
+		"google.golang.org/grpc":             "rpc ops/cli ops/metrics ops/bench ops/certs ops/guard ops/tracing",
 		"github.com/dgraph-io/badger":        "backends/badger",
 		"modernc.org/sqlite":                 "backends/sqlite",
 		"github.com/jackc/pgx":               "backends/postgres backends/postgrestest",
@@ -28,6 +28,7 @@ func TestArrowsPointOneWay(t *testing.T) {
 		"github.com/hashicorp/hcl":           "ops/config",
 		"github.com/hashicorp/go-hclog":      "ops/logging",
 		"github.com/VictoriaMetrics/metrics": "ops/metrics",
+		"go.opentelemetry.io":                "ops/tracing",
 		"database/sql":                       "backends/sqlite",
 	}
 	out, err := exec.Command("go", "list", "-f", `{{.ImportPath}}{{range .Imports}} {{.}}{{end}}`, module+"...").Output()

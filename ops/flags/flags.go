@@ -114,6 +114,7 @@ type StorageNode struct {
 	LogFormat string
 	TLS       certs.Files // of connections to it; zero: plain text
 	Join      cli.Join
+	Tracing   *config.Tracing // nil: nothing is traced
 }
 
 // storageTLS adds the flags of TLS towards coordinators, whose defaults are the
@@ -127,6 +128,29 @@ func storageTLS(fs *flag.FlagSet, files *certs.Files, getenv func(string) string
 	fs.StringVar(&files.Key, "tls-key", getenv("STORAGE_TLS_KEY"), "PEM `FILE`: key of -tls-cert; $STORAGE_TLS_KEY")
 	fs.StringVar(&files.CA, "tls-client-ca", getenv("STORAGE_TLS_CLIENT_CA"), "PEM `FILE`: accept only coordinators, with certificates of these authorities; $STORAGE_TLS_CLIENT_CA")
 	return fs.String("tls-client-names", allowed, "comma-separated DNS `NAMES`, one of which a coordinator's certificate must be for; empty: any that the authorities have signed for clients; $STORAGE_TLS_CLIENT_NAMES")
+}
+
+// storageTracing adds the flags of tracing. The returned function is called once
+// they are parsed.
+func storageTracing(fs *flag.FlagSet) func() (*config.Tracing, error) {
+	t := config.DefaultTracing()
+	endpoint := fs.String("trace-endpoint", "", "`HOST:PORT` of an OpenTelemetry collector (OTLP over gRPC): send spans of operations that coordinators trace there, over TLS unless it is given as http://HOST:PORT; headers come from $OTEL_EXPORTER_OTLP_HEADERS; empty: none are made")
+	fs.StringVar(&t.TLS.CAFile, "trace-ca", "", "PEM `FILE`: authorities of the collector's certificate; default: the system's")
+	return func() (*config.Tracing, error) {
+		if *endpoint == "" {
+			if t.TLS.CAFile != "" {
+				return nil, errors.New("missing beside -trace-ca")
+			}
+			return nil, nil
+		}
+		if err := t.SetEndpoint(*endpoint); err != nil {
+			return nil, err
+		}
+		if t.Insecure && t.TLS.CAFile != "" {
+			return nil, errors.New("http:// has no use for -trace-ca")
+		}
+		return t, nil
+	}
 }
 
 // Storage reads the command line of coordinator storage.
@@ -143,8 +167,13 @@ func Storage(args []string, stderr io.Writer, getenv func(string) string) (Stora
 	fs.StringVar(&s.LogFormat, "log-format", "json", "`FORMAT`: json or text")
 	names := storageTLS(fs, &s.TLS, getenv)
 	s.Join.AddFlags(fs, getenv)
+	traces := storageTracing(fs)
 	if _, err := parse(fs, args); err != nil {
 		return s, err
+	}
+	var err error
+	if s.Tracing, err = traces(); err != nil {
+		return s, refuse(fs, "-trace-endpoint: %v", err)
 	}
 	if s.TLS.CA != "" && *names != "" {
 		s.TLS.Names = strings.Split(*names, ",")

@@ -23,6 +23,7 @@ import (
 type Guard struct {
 	Clients credentials.TransportCredentials // of clients' connections to this process
 	Storage credentials.TransportCredentials // of this process's to storage nodes
+	Traces  credentials.TransportCredentials // of this process's to the collector of traces
 	// DialRedis connects to Redis.
 	DialRedis func(ctx context.Context, network, address string) (net.Conn, error)
 
@@ -57,6 +58,13 @@ func Open(cfg *config.Config, events Events) (*Guard, error) {
 			return nil, err
 		}
 		g.DialRedis = c.DialTLS
+	}
+	if t := cfg.Tracing; t != nil && !t.Insecure {
+		c, err := g.client("tracing.tls", &t.TLS)
+		if err != nil {
+			return nil, err
+		}
+		g.Traces = c
 	}
 	if cfg.Auth != nil {
 		v, err := watched(g, "auth.jwt", auth.New, verifierOptions(&cfg.Auth.JWT))
@@ -94,9 +102,17 @@ func verifierOptions(j *config.JWT) auth.Options {
 	return o
 }
 
-// OpenStorage reads the files of a storage node.
-func OpenStorage(files certs.Files, events Events) (*Guard, error) {
+// OpenStorage reads the files of a storage node; traces is nil where it is not
+// traced.
+func OpenStorage(files certs.Files, traces *config.Tracing, events Events) (*Guard, error) {
 	g := newGuard(events)
+	if traces != nil && !traces.Insecure {
+		c, err := g.client("-trace-ca", &traces.TLS)
+		if err != nil {
+			return nil, err
+		}
+		g.Traces = c
+	}
 	if files.Cert == "" {
 		return g, nil
 	}
