@@ -22,11 +22,11 @@ type cluster struct {
 	storage  []*process
 }
 
-func startCluster(t *testing.T, extra string) *cluster {
+func startCluster(t *testing.T, extra string, storage ...string) *cluster {
 	t.Helper()
 	c := &cluster{process: startConfigured(t, "coordinator-1", t.TempDir(), extra)}
 	for i := range 3 {
-		c.storage = append(c.storage, startStorage(t, fmt.Sprintf("storage-%d", i+1), t.TempDir(), "-join", c.grpc, "-sync=false"))
+		c.storage = append(c.storage, startStorage(t, fmt.Sprintf("storage-%d", i+1), t.TempDir(), append(storage, "-join", c.grpc, "-sync=false")...))
 	}
 	client := c.dial()
 	eventually(t, startTimeout, func() error {
