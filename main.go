@@ -204,7 +204,7 @@ func serve(ctx context.Context, cfg *config.Config, dev bool, log hclog.Logger, 
 	var engine *coord.Coordinator
 	running := func() []metrics.Migration { return runningMigration(engine) } // called once engine is there
 	screen := console.New(console.Options{
-		Version: build.Version(), Metrics: measured, Health: alive, Requests: notable, Migrations: running,
+		Version: build.Version(), Metrics: measured, Health: alive, Requests: notable, Migrations: running, TraceMessage: rpc.TraceMessage,
 		Authorize: protection.AuthorizeAdmin(console.ErrForbidden), ShowKeys: dev,
 	})
 	ops := httpd.Options{

@@ -155,3 +155,61 @@ func TestTraceIsBounded(t *testing.T) {
 		t.Errorf("%d steps and %d left out", len(steps), left)
 	}
 }
+
+// Where an operation is a span of a trace, each of its calls carries one of its
+// own to the replica, and who follows is told once all of them have ended.
+func TestTraceNamesCallsAndTellsItsEnd(t *testing.T) {
+	c := newCluster(t, 3)
+	engine := c.start(t, "coordinator-1", nil)
+	if _, err := engine.Write(t.Context(), coord.WriteRequest{Tenant: "shop", Key: "cart", Level: coord.All}); err != nil {
+		t.Fatal(err)
+	}
+	explained, err := engine.Explain(t.Context(), "shop", "cart", coord.Quorum)
+	if err != nil {
+		t.Fatal(err)
+	}
+	slow := c.nodes[explained.Replicas[2].Node.ID]
+	slow.hold()
+	ended := make(chan *coord.Trace, 2)
+	trace := &coord.Trace{Context: coord.TraceContext{High: 1, Low: 2, Span: 3}, Ended: func(t *coord.Trace) { ended <- t }}
+	if _, err := engine.Write(t.Context(), coord.WriteRequest{Tenant: "shop", Key: "cart", Level: coord.Quorum, Trace: trace}); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-ended:
+		t.Error("told of the end while a replica has not answered")
+	default:
+	}
+	slow.release()
+	if got := <-ended; got != trace {
+		t.Error("told of the end of another trace")
+	}
+	steps, _, _ := trace.Steps()
+	spans := map[uint64]coord.TraceKind{}
+	for _, s := range steps {
+		switch _, known := spans[s.Span]; s.Kind {
+		case coord.TraceSend:
+			if s.Span == 0 || s.Span == 3 || known {
+				t.Errorf("a call is span %d, taken %t", s.Span, known)
+			}
+		case coord.TraceReply:
+			if !known {
+				t.Errorf("span %d has ended and never begun", s.Span)
+			}
+		default:
+			continue
+		}
+		spans[s.Span] = s.Kind
+	}
+	for id, kind := range spans {
+		if kind != coord.TraceReply {
+			t.Errorf("span %d has not ended", id)
+		}
+	}
+	if len(spans) < 5 || trace.Began().IsZero() {
+		t.Errorf("%d spans since %v", len(spans), trace.Began())
+	}
+	if len(ended) != 0 {
+		t.Error("told of the end twice")
+	}
+}

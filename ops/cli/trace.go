@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/pairdb/coordinator/ops/timeline"
 	pb "github.com/pairdb/coordinator/rpc/coordinatorpb"
 )
 
@@ -64,17 +65,9 @@ func (in *invocation) drawTrailer(trailer metadata.MD) error {
 // chartWidth is the columns of a trace's time axis.
 const chartWidth = 40
 
-// traceRow is one line of the chart: something with a begin and an end.
-type traceRow struct {
-	node, what string
-	from, to   int64 // microseconds
-	open       bool  // it had not ended
-	note       string
-}
-
 // drawTrace draws a line for each call and step, over time from left to right.
 func drawTrace(w io.Writer, t *pb.Trace) error {
-	rows, end := traceRows(t)
+	rows, end := timeline.Rows(t)
 	head := "trace of " + micros(max(end, 1))
 	if t.GetVersion() != "" {
 		head += ", version " + t.GetVersion()
@@ -83,10 +76,10 @@ func drawTrace(w io.Writer, t *pb.Trace) error {
 	fmt.Fprintln(&b, head)
 	node, what := 4, 4
 	for _, r := range rows {
-		node, what = max(node, len(r.node)), max(what, len(r.what))
+		node, what = max(node, len(r.Node)), max(what, len(r.What))
 	}
 	for _, r := range rows {
-		line := fmt.Sprintf("%-*s  %-*s  %s  %s", node, r.node, what, r.what, bar(r, end), r.note)
+		line := fmt.Sprintf("%-*s  %-*s  %s  %s", node, r.Node, what, r.What, bar(r, end), r.Note)
 		fmt.Fprintln(&b, strings.TrimRight(line, " "))
 	}
 	if left := t.GetLeftOut(); left > 0 {
@@ -96,91 +89,25 @@ func drawTrace(w io.Writer, t *pb.Trace) error {
 	return err
 }
 
-// traceRows joins what begins with what ends it, in order of their beginnings.
-func traceRows(t *pb.Trace) (rows []traceRow, end int64) {
-	begun := map[string]int{} // row by what it waits for
-	for _, s := range t.GetSteps() {
-		end = max(end, s.GetAtUs())
-		switch s.GetKind() {
-		case "skip":
-			rows = append(rows, traceRow{node: s.GetNodeId(), what: "skipped", note: s.GetError()})
-		case "send":
-			note := ""
-			if s.GetHedge() {
-				note = "hedge: one more was asked, the first is slow; "
-			}
-			begun["call "+s.GetWhat()+" "+s.GetNodeId()] = len(rows)
-			rows = append(rows, traceRow{node: s.GetNodeId(), what: whatOf[s.GetWhat()], from: s.GetAtUs(), open: true, note: note})
-		case "claim":
-			begun["claim "+s.GetWhat()] = len(rows)
-			rows = append(rows, traceRow{what: s.GetWhat(), from: s.GetAtUs(), open: true})
-		case "reply":
-			endRow(rows, begun, "call "+s.GetWhat()+" "+s.GetNodeId(), s)
-		case "claimed":
-			endRow(rows, begun, "claim "+s.GetWhat(), s)
-		case "hint":
-			rows = append(rows, traceRow{node: s.GetNodeId(), what: "hint", from: s.GetAtUs(), to: s.GetAtUs(), note: "will be sent when it answers again"})
-		case "answer":
-			rows = append(rows, traceRow{what: "answer", from: s.GetAtUs(), to: s.GetAtUs(), note: "at " + micros(max(s.GetAtUs(), 1))})
-		}
-	}
-	for i := range rows {
-		if rows[i].open {
-			rows[i].to = end
-			rows[i].note += "had not answered by then"
-		}
-	}
-	return rows, end
-}
-
-// whatOf names the parts of an operation.
-var whatOf = map[string]string{
-	"clocks": "ask version", "send": "write", "read": "read", "fetch": "fetch value", "repair": "repair",
-}
-
-func endRow(rows []traceRow, begun map[string]int, key string, s *pb.TraceStep) {
-	i, ok := begun[key]
-	if !ok {
-		return // its beginning was left out
-	}
-	r := &rows[i]
-	r.to, r.open = s.GetAtUs(), false
-	took := micros(max(r.to-r.from, 1))
-	switch {
-	case s.GetError() != "":
-		r.note += took + ", failed: " + s.GetError()
-	case s.GetVersion() == "":
-		r.note += took
-	case s.GetRelation() == "":
-		r.note += took + ", holds " + s.GetVersion()
-	case s.GetRelation() == "same":
-		r.note += took + ", holds this version"
-	default:
-		r.note += fmt.Sprintf("%s, holds %s, %s by this version", took, s.GetVersion(), map[string]string{
-			"dominated": "dominated", "concurrent": "in conflict, replaced",
-		}[s.GetRelation()])
-	}
-}
-
 // bar draws a row's time between bars; what takes no time is a point.
-func bar(r traceRow, end int64) string {
+func bar(r timeline.Row, end int64) string {
 	column := func(at int64) int {
 		if end == 0 {
 			return 0
 		}
 		return int(at * (chartWidth - 1) / end)
 	}
-	from, to := column(r.from), column(r.to)
+	from, to := column(r.From), column(r.To)
 	line := []byte(strings.Repeat(" ", chartWidth))
 	for i := from; i <= to; i++ {
 		line[i] = '='
 	}
 	switch {
-	case r.what == "skipped":
+	case r.Skipped:
 		line[0] = 'x'
-	case r.from == r.to:
+	case r.From == r.To:
 		line[from] = '^'
-	case r.open:
+	case r.Open:
 		line[to] = '>'
 	}
 	return "|" + string(line) + "|"

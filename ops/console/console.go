@@ -15,6 +15,7 @@ import (
 	"github.com/pairdb/coordinator/coord"
 	"github.com/pairdb/coordinator/ops/health"
 	"github.com/pairdb/coordinator/ops/metrics"
+	pb "github.com/pairdb/coordinator/rpc/coordinatorpb"
 )
 
 const (
@@ -36,6 +37,7 @@ type Engine interface {
 	Status(context.Context) coord.Status
 	Counters() coord.Counters
 	Explain(ctx context.Context, tenant, key string, level coord.Level) (coord.Explanation, error)
+	Read(context.Context, coord.ReadRequest) (coord.ReadResult, error)
 	Inspect(ctx context.Context, tenant, key string) ([]coord.Copy, error)
 }
 
@@ -48,6 +50,9 @@ type Options struct {
 	Requests *Requests // recent slow and failed ones; nil: none are shown
 	// Migrations under way; nil where there can be none.
 	Migrations func() []metrics.Migration
+
+	// TraceMessage is what a trace has recorded, as clients get it.
+	TraceMessage func(*coord.Trace) *pb.Trace
 
 	// Authorize tells whether a request may see everything: it returns nil, an
 	// error that wraps ErrForbidden, or another one, after which the page asks
@@ -85,6 +90,7 @@ func New(o Options) *Console {
 	c.mux.HandleFunc("GET /console/style.css", c.file("style.css", "text/css; charset=utf-8"))
 	c.mux.HandleFunc("GET /console/events", c.authorized(c.serveEvents))
 	c.mux.HandleFunc("POST /console/key", c.authorized(c.serveKey))
+	c.mux.HandleFunc("POST /console/trace", c.authorized(c.serveTrace))
 	return c
 }
 

@@ -21,7 +21,15 @@ import (
 	"github.com/pairdb/coordinator/ops/health"
 	"github.com/pairdb/coordinator/ops/metrics"
 	"github.com/pairdb/coordinator/ring"
+	pb "github.com/pairdb/coordinator/rpc/coordinatorpb"
 )
+
+// aTrace is of a hedged read.
+var aTrace = &pb.Trace{Version: "7@coordinator-1/1{coordinator-1:1}", LeftOut: 2, Steps: []*pb.TraceStep{
+	{Kind: "skip", NodeId: "storage-4", Error: "refused"},
+	{AtUs: 10, Kind: "send", NodeId: "storage-1", What: "read"}, {AtUs: 20, Kind: "send", NodeId: "storage-2", What: "read", Hedge: true},
+	{AtUs: 300, Kind: "reply", NodeId: "storage-2", What: "read", Relation: "same", Version: "v"}, {AtUs: 310, Kind: "answer"},
+}}
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
@@ -31,6 +39,8 @@ type engine struct {
 	copies  []coord.Copy
 	explain coord.Explanation
 	err     error
+	read    coord.ReadRequest // the last one
+	readErr error
 }
 
 func (e *engine) Status(context.Context) coord.Status { return e.status }
@@ -43,6 +53,11 @@ func (e *engine) Explain(_ context.Context, tenant, key string, _ coord.Level) (
 }
 func (e *engine) Inspect(context.Context, string, string) ([]coord.Copy, error) {
 	return e.copies, e.err
+}
+
+func (e *engine) Read(_ context.Context, r coord.ReadRequest) (coord.ReadResult, error) {
+	e.read = r
+	return coord.ReadResult{}, e.readErr
 }
 
 func threeNodes() *engine {
@@ -61,7 +76,8 @@ func options() Options {
 	h := health.New()
 	h.Opened()
 	h.RingLoaded()
-	return Options{Version: "1.2.3", Metrics: metrics.New("", ""), Health: h, Requests: new(Requests), ShowKeys: true}
+	return Options{Version: "1.2.3", Metrics: metrics.New("", ""), Health: h, Requests: new(Requests), ShowKeys: true,
+		TraceMessage: func(*coord.Trace) *pb.Trace { return aTrace }}
 }
 
 // serve serves a console until the test ends.
@@ -322,7 +338,7 @@ func TestAuthorization(t *testing.T) {
 	}
 	base, _ := serve(t, o, threeNodes())
 	for token, want := range map[string]int{"": 401, "user": 403} {
-		for _, path := range []string{"GET /console/events", "POST /console/key"} {
+		for _, path := range []string{"GET /console/events", "POST /console/key", "POST /console/trace"} {
 			method, path, _ := strings.Cut(path, " ")
 			request, err := http.NewRequestWithContext(t.Context(), method, base+path, nil)
 			if err != nil {
@@ -443,5 +459,51 @@ func TestValuesAreCutAtACharacter(t *testing.T) {
 	text, binary := showValue([]byte("x" + long))
 	if binary || !strings.HasSuffix(text, "ü…") || len(text) > maxShownBytes+4 {
 		t.Errorf("binary %t, %d bytes, end %q", binary, len(text), text[len(text)-8:])
+	}
+}
+
+// A traced read is shown step by step, whatever came of it.
+func TestTracedRead(t *testing.T) {
+	for name, c := range map[string]struct {
+		err   error
+		found bool
+		shown string
+	}{
+		"found":  {nil, true, ""},
+		"absent": {coord.ErrKeyNotFound, false, ""},
+		"failed": {errors.New("1 of 2 replicas answered"), false, "1 of 2 replicas answered"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := threeNodes()
+			e.readErr = c.err
+			base, _ := serve(t, options(), e)
+			response, err := http.Post(base+"/console/trace", "application/json", strings.NewReader(`{"tenant":"shop","key":"cart","consistency":"all"}`))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer response.Body.Close()
+			var got traceAnswer
+			if err := json.NewDecoder(response.Body).Decode(&got); err != nil || response.StatusCode != http.StatusOK {
+				t.Fatalf("%s: %v", response.Status, err)
+			}
+			if r := e.read; r.Tenant != "shop" || r.Key != "cart" || r.Level != coord.All || r.Trace == nil || r.Deadline.IsZero() {
+				t.Errorf("read %+v", r)
+			}
+			if got.Found != c.found || got.Error != c.shown || got.Version != aTrace.Version || got.LeftOut != 2 || got.EndMicros != 310 || len(got.Rows) != 4 {
+				t.Errorf("got %+v", got)
+			}
+			if r := got.Rows; len(r) == 4 && (!r[0].Skipped || !r[1].Open || !r[2].Hedge || r[2].From != 20 || r[2].To != 300 || r[3].What != "answer") {
+				t.Errorf("rows %+v", r)
+			}
+		})
+	}
+	base, _ := serve(t, options(), threeNodes())
+	response, err := http.Post(base+"/console/trace", "application/json", strings.NewReader(`{"tenant":"shop","key":"cart","consistency":"most"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	response.Body.Close()
+	if response.StatusCode != http.StatusBadRequest {
+		t.Errorf("an unknown level: %s", response.Status)
 	}
 }

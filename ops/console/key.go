@@ -25,6 +25,8 @@ const (
 type keyQuestion struct {
 	Tenant string `json:"tenant"`
 	Key    string `json:"key"`
+	// Consistency is that of a read; empty: the default.
+	Consistency string `json:"consistency"`
 }
 
 // keyAnswer is where the key lives and what each replica holds.
@@ -57,37 +59,51 @@ type shownCopy struct {
 	Relation   string  `json:"relation"` // to the greatest version: greatest, outdated or concurrent
 }
 
-// serveKey looks at one key.
-func (c *Console) serveKey(w http.ResponseWriter, r *http.Request, engine Engine) {
+// question reads what is asked about a key. Where it may not be asked, it was
+// refused.
+func (c *Console) question(w http.ResponseWriter, r *http.Request) (q keyQuestion, ok bool) {
 	if !c.showsKeys() {
 		refuse(w, http.StatusForbidden, "keys are shown only where requests are authenticated, or with -dev")
-		return
+		return q, false
 	}
 	// No form of another site can send this type.
 	if kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || kind != "application/json" {
 		refuse(w, http.StatusUnsupportedMediaType, "want application/json")
-		return
+		return q, false
 	}
-	var q keyQuestion
 	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxRequestBytes)).Decode(&q); err != nil {
 		refuse(w, http.StatusBadRequest, fmt.Sprintf("the question is not JSON of at most %d bytes: %v", maxRequestBytes, err))
-		return
+		return q, false
 	}
 	if q.Tenant == "" || q.Key == "" || strings.Contains(q.Tenant, ":") {
 		refuse(w, http.StatusBadRequest, "want a tenant without a colon, and a key")
+		return q, false
+	}
+	return q, true
+}
+
+// answer sends what the page shows.
+func answer(w http.ResponseWriter, a any) {
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(a) // a browser that went away needs no answer
+}
+
+// serveKey looks at one key.
+func (c *Console) serveKey(w http.ResponseWriter, r *http.Request, engine Engine) {
+	q, ok := c.question(w, r)
+	if !ok {
 		return
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), keyTimeout)
 	defer cancel()
-	answer, err := lookAt(ctx, engine, q)
+	found, err := lookAt(ctx, engine, q)
 	switch {
 	case errors.Is(err, coord.ErrTenantNotFound):
 		refuse(w, http.StatusNotFound, err.Error())
 	case err != nil:
 		refuse(w, http.StatusServiceUnavailable, err.Error())
 	default:
-		w.Header().Set("Content-Type", "application/json")
-		_ = json.NewEncoder(w).Encode(answer) // a browser that went away needs no answer
+		answer(w, found)
 	}
 }
 

@@ -1,6 +1,6 @@
 // The console: reads the stream of states and shows each. Totals become rates
 // here, from one state to the next.
-import { color, drawChart, drawRing } from '/console/draw.js';
+import { color, drawChart, drawRing, drawTrace } from '/console/draw.js';
 
 const $ = (id) => document.getElementById(id);
 const HISTORY = 300; // states, one a second
@@ -223,15 +223,31 @@ $('login').addEventListener('submit', (event) => {
   follow();
 });
 
+// ask sends a question about the key of the form.
+async function ask(path, more = {}) {
+  $('key-error').textContent = '';
+  const response = await fetch(path, { method: 'POST', headers: headers({ 'Content-Type': 'application/json' }),
+    body: JSON.stringify({ tenant: $('key-tenant').value, key: $('key-key').value, ...more }) });
+  const answer = await response.json();
+  if (!response.ok) throw new Error(answer.error);
+  return answer;
+}
+
+$('key-trace').addEventListener('click', async () => {
+  if (!$('key-form').reportValidity()) return;
+  try {
+    const level = $('key-level').value;
+    drawTrace($('trace'), await ask('/console/trace', { consistency: level }), level, duration);
+  } catch (error) {
+    $('key-error').textContent = error.message;
+    $('trace').replaceChildren();
+  }
+});
+
 $('key-form').addEventListener('submit', async (event) => {
   event.preventDefault();
-  $('key-error').textContent = '';
   try {
-    const response = await fetch('/console/key', { method: 'POST', headers: headers({ 'Content-Type': 'application/json' }),
-      body: JSON.stringify({ tenant: $('key-tenant').value, key: $('key-key').value }) });
-    const answer = await response.json();
-    if (!response.ok) throw new Error(answer.error);
-    showKey(answer);
+    showKey(await ask('/console/key'));
   } catch (error) {
     key = null;
     $('key-error').textContent = error.message;

@@ -87,6 +87,32 @@ export function drawChart(target, lines, format) {
   target.replaceChildren(...parts);
 }
 
+// drawTrace draws the steps of a read, each over its time: the answer of
+// /console/trace.
+export function drawTrace(target, a, level, duration) {
+  const make = (name, className, ...children) => {
+    const e = document.createElement(name);
+    if (className) e.className = className;
+    e.append(...children);
+    return e;
+  };
+  const outcome = a.error || (a.found ? 'found' : 'absent');
+  const end = Math.max(a.end_us, 1);
+  const rows = (a.rows || []).map((r) => {
+    const bar = make('span', ['bar', r.failed && 'failed', r.open && 'open', r.hedge && 'hedge', r.from_us === r.to_us && 'point'].filter(Boolean).join(' '));
+    bar.style.left = `${100 * r.from_us / end}%`;
+    bar.style.width = `${100 * (r.to_us - r.from_us) / end}%`;
+    const track = make('span', 'track', ...(r.skipped ? [] : [bar]));
+    track.setAttribute('aria-hidden', 'true');
+    const row = make('li', '', make('span', '', `${r.node} ${r.what}`.trim()), track, make('span', r.failed || r.skipped ? 'bad' : 'dim', r.note));
+    row.dataset.what = r.what;
+    return row;
+  });
+  const head = make('p', a.error ? 'bad' : '', `Read at ${level}: ${outcome}, in ${duration(a.took_ms / 1000)}; ` +
+    `the line is ${duration(end / 1e6)} long${a.version ? `, this version is ${a.version}` : ''}`);
+  target.replaceChildren(head, make('ol', 'trace', ...rows), a.left_out ? `and ${a.left_out} more steps` : '');
+}
+
 // nice is the least of 1, 2, 5, 10, … that is not below v.
 function nice(v) {
   if (!(v > 0)) return 1;
