@@ -214,6 +214,22 @@ func TestKeyOnThreeReplicas(t *testing.T) {
 					t.Errorf("storage-%d shows no clock: %q", i+1, text)
 				}
 			}
+			// A read is drawn step by step, each bar within its track.
+			if err := chromedp.Run(ctx, chromedp.Click("#key-trace", chromedp.ByQuery), chromedp.WaitVisible("#trace li", chromedp.ByQuery)); err != nil {
+				t.Fatal(err)
+			}
+			if text := evaluate[string](t, ctx, `document.querySelector('#trace > p').textContent`); !strings.Contains(text, "Read at quorum: found, in ") {
+				t.Errorf("the read: %q", text)
+			}
+			if n := evaluate[int](t, ctx, `document.querySelectorAll('#trace li[data-what=read]').length`); n < 2 {
+				t.Errorf("%d reads of replicas are drawn", n)
+			}
+			if n := evaluate[int](t, ctx, `[...document.querySelectorAll('#trace .bar')].filter((b) => {
+				const bar = b.getBoundingClientRect(), track = b.parentElement.getBoundingClientRect();
+				return bar.width < 2 || track.width < 90 || bar.left < track.left - 4 || bar.right > track.right + 4;
+			}).length`); n != 0 {
+				t.Errorf("%d bars are not on their tracks", n)
+			}
 			if evaluate[bool](t, ctx, `!!document.getElementById('markup')`) {
 				t.Error("a value has become markup")
 			}
