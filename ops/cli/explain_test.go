@@ -56,6 +56,10 @@ func explained(level string, down ...string) *pb.ExplainResponse {
 }
 
 func TestExplain(t *testing.T) {
+	slow := explained("quorum") // the node that hedges were made for is asked last
+	slow.Replicas[0], slow.Replicas[2] = slow.Replicas[2], slow.Replicas[0]
+	r := slow.Replicas[2]
+	r.Standing, r.LatencyUs, r.P95Us, r.Outstanding = "slow", 48_000, 95_000, 3
 	few := explained("quorum")
 	few.Replicas = few.Replicas[:1]
 	few.Levels[1].Met, few.Levels[2].Met = false, false
@@ -65,6 +69,7 @@ func TestExplain(t *testing.T) {
 		"explain-down.txt": explained("quorum", "storage-1"),
 		"explain-lost.txt": explained("all", "storage-1"),
 		"explain-few.txt":  few,
+		"explain-slow.txt": slow,
 	} {
 		t.Run(name, func(t *testing.T) {
 			addr := (&server{explain: func(q *pb.ExplainRequest) (*pb.ExplainResponse, error) {
