@@ -20,6 +20,7 @@ type service struct {
 	readTimeout  time.Duration
 	writeTimeout time.Duration
 	version      string
+	imports      chan struct{} // holds a token for each import under way
 }
 
 var _ coordinatorpb.CoordinatorServiceServer = (*service)(nil)
