@@ -319,3 +319,44 @@ func TestImportDuringAChangeOfMembers(t *testing.T) {
 	completed(t, c, m)
 	sameVersions(t, exported(t, c), all)
 }
+
+// unwatched is metadata that tells of no changes.
+type unwatched struct{ coord.Metadata }
+
+// A coordinator that missed a change of members is refused by the nodes, and goes
+// on with the same versions once it knows the newer ring.
+func TestTransferThroughAnOutdatedCoordinator(t *testing.T) {
+	t.Parallel()
+	cluster := newCluster(t, 4)
+	c := cluster.start(t, "c1", nil)
+	late := cluster.start(t, "c2", func(o *coord.Options) {
+		o.Metadata, o.TopologyInterval = unwatched{o.Metadata}, time.Hour
+	})
+	all := map[string]coord.Version{}
+	for i := range 20 {
+		v := coord.Version{Head: exampleVersion().Head, Value: fmt.Append(nil, i)}
+		v.Timestamp = time.Now().UnixNano()
+		all[fmt.Sprint(i)] = v
+	}
+	remove := func(id string) {
+		t.Helper()
+		m, err := c.RemoveNode(t.Context(), id, coord.Removal{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		completed(t, c, m)
+	}
+	remove("storage-2")
+	if r := imported(t, late, all); r.Written != 20 {
+		t.Errorf("import: %+v, want all 20 written", r)
+	}
+	sameVersions(t, exported(t, c), all)
+	if _, err := c.AddNode(t.Context(), coord.StorageNode{ID: "storage-2", Host: "127.0.0.1", Port: 1, VirtualNodes: 32}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the node is a member again", func() bool {
+		nodes, err := c.Nodes(t.Context())
+		return err == nil && len(nodes) == 4 && !slices.ContainsFunc(nodes, func(n coord.NodeState) bool { return n.Status != coord.NodeActive })
+	})
+	sameVersions(t, exported(t, late), all)
+}
