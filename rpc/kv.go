@@ -21,6 +21,7 @@ type service struct {
 	writeTimeout time.Duration
 	version      string
 	imports      chan struct{} // holds a token for each import under way
+	exports      chan struct{} // likewise
 }
 
 var _ coordinatorpb.CoordinatorServiceServer = (*service)(nil)

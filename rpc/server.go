@@ -204,7 +204,7 @@ func NewServer(opts Options) (*Server, error) {
 	})
 	s.service = &service{server: s, engine: newAdmission(opts.Engine, s.limiter), defaultLevel: opts.DefaultLevel, maxValue: opts.MaxValue,
 		readTimeout: opts.ReadTimeout, writeTimeout: opts.WriteTimeout, version: opts.Version,
-		imports: make(chan struct{}, maxImports)}
+		imports: make(chan struct{}, maxImports), exports: make(chan struct{}, maxExports)}
 	s.streams, s.cancelStreams = context.WithCancel(context.Background())
 	settings := append(connectionSettings(opts.TLS),
 		grpc.MaxConcurrentStreams(uint32(opts.MaxConcurrentStreams)),

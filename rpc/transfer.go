@@ -12,9 +12,12 @@ import (
 	"github.com/pairdb/coordinator/rpc/coordinatorpb"
 )
 
-// maxImports bounds the imports that a coordinator carries out at once; others
-// wait.
-const maxImports = 4
+// A coordinator carries out so many at once. Of imports others wait, of exports
+// they are refused.
+const (
+	maxImports = 4
+	maxExports = 4
+)
 
 // exportBytes is the size that a message of an export has at most, one with a
 // single version aside.
@@ -30,6 +33,12 @@ func (s *service) ExportVersions(req *coordinatorpb.ExportVersionsRequest, strea
 	if err != nil {
 		return statusOf(err)
 	}
+	select {
+	case s.exports <- struct{}{}:
+	default:
+		return statusOf(fmt.Errorf("%w: %d exports are under way already", coord.ErrOverloaded, maxExports))
+	}
+	defer func() { <-s.exports }()
 	var unsent error
 	err = s.engine.Export(stream.Context(), coord.ExportRequest{Tenant: req.TenantId, Space: space, After: after}, func(page coord.ExportPage) error {
 		if s.server.draining.Load() {

@@ -109,6 +109,42 @@ func TestExportTellsWhatFails(t *testing.T) {
 	failureOf(t, err).want(t, codes.NotFound, "TENANT_NOT_FOUND", "")
 }
 
+func TestExportsAreBounded(t *testing.T) {
+	going := make(chan struct{})
+	begun := make(chan struct{}, maxExports)
+	client := startClient(t, &script{export: func(_ coord.ExportRequest, send func(coord.ExportPage) error) error {
+		begun <- struct{}{}
+		<-going
+		return send(coord.ExportPage{})
+	}})
+	var streams []coordinatorpb.CoordinatorService_ExportVersionsClient
+	open := func() coordinatorpb.CoordinatorService_ExportVersionsClient {
+		stream, err := client.ExportVersions(testContext(t), &coordinatorpb.ExportVersionsRequest{TenantId: "acme"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return stream
+	}
+	for range maxExports {
+		streams = append(streams, open())
+		<-begun
+	}
+	_, err := open().Recv()
+	failureOf(t, err).want(t, codes.ResourceExhausted, "OVERLOADED", "")
+	close(going)
+	for _, s := range streams {
+		if m, err := s.Recv(); err != nil || m.ResumeToken != "" {
+			t.Errorf("%v, %v", m, err)
+		}
+		if _, err := s.Recv(); !errors.Is(err, io.EOF) {
+			t.Errorf("got %v, want the end", err)
+		}
+	}
+	if _, err := open().Recv(); err != nil {
+		t.Errorf("after they have ended: %v", err)
+	}
+}
+
 func TestImportVersions(t *testing.T) {
 	var got []coord.KeyVersion
 	client := startClient(t, &script{imports: func(tenant string, versions []coord.KeyVersion) (coord.ImportResult, error) {

@@ -215,12 +215,9 @@ func TestUnknownFormatsAreRefused(t *testing.T) {
 	if _, err := read([]byte("-- PostgreSQL database dump")); err == nil || !strings.Contains(err.Error(), `damaged at offset 0: found "-- Postg", expected "PairDBbk"`) {
 		t.Errorf("a file of another kind: %v", err)
 	}
-	w, err := NewWriter(new(bytes.Buffer))
-	if err != nil {
-		t.Fatal(err)
-	}
 	var out bytes.Buffer
-	if w, err = NewWriter(&out); err == nil {
+	w, err := NewWriter(&out)
+	if err == nil {
 		err = w.object(KindContents, map[string]any{"tenants": []string{}, "encryption": "aes"})
 	}
 	if err != nil {
