@@ -130,7 +130,7 @@ func TestExportsAreBounded(t *testing.T) {
 		<-begun
 	}
 	_, err := open().Recv()
-	failureOf(t, err).want(t, codes.ResourceExhausted, "OVERLOADED", "")
+	failureOf(t, err).want(t, codes.ResourceExhausted, "OVERLOADED", "not_applied")
 	close(going)
 	for _, s := range streams {
 		if m, err := s.Recv(); err != nil || m.ResumeToken != "" {

@@ -67,7 +67,7 @@ type restoring struct {
 }
 
 func (r *restoring) String() string {
-	return fmt.Sprintf("%s of %d, %d were there already or newer", &r.tally, r.versions, r.kept.Load())
+	return fmt.Sprintf("of %d versions %s; %d were there already or newer", r.versions, &r.tally, r.kept.Load())
 }
 
 // restoreResult is the answer of a restore.
