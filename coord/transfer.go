@@ -46,10 +46,12 @@ const (
 	exportBytes = 1 << 20
 	// exportPage is how many keys a page holds at most.
 	exportPage = 1000
-	// A window of keys is read, or written, at a time. It halves where values
-	// are large, so that memory is bounded.
-	exportWindow = 32
-	importWindow = 64
+	// Windows are how many keys are read, or written, at a time. That of an export
+	// grows while values are small and shrinks where they are large, since the
+	// values of a window are in memory at once.
+	firstExportWindow = 4
+	exportWindow      = 32
+	importWindow      = 64
 )
 
 // transfer is what a read is told of a version to restore, or tells of one that
@@ -71,7 +73,7 @@ func (r *read) restores() bool { return r.transfer != nil && r.transfer.restored
 // Options.CopyRate and no more than a page ahead, and bears the failures that
 // Keys does.
 func (c *Coordinator) Export(ctx context.Context, req ExportRequest, send func(ExportPage) error) error {
-	x := &export{c: c, ExportRequest: req, pace: pace{rate: c.options.CopyRate}, limit: exportPage, window: exportWindow}
+	x := &export{c: c, ExportRequest: req, pace: pace{rate: c.options.CopyRate}, limit: exportPage, window: firstExportWindow}
 	for {
 		page, err := x.page(ctx)
 		if err == nil && page.After == nil {
@@ -169,9 +171,10 @@ func (x *export) read(ctx context.Context, v *view, tenant *Tenant, found []foun
 		page.Versions = append(page.Versions, versions...)
 		size += bytes
 		at += len(window)
-		if bytes > exportBytes {
+		switch {
+		case bytes > exportBytes:
 			x.window = max(x.window/2, 1)
-		} else {
+		case bytes < exportBytes/4:
 			x.window = min(2*x.window, exportWindow)
 		}
 		if err := x.pace.spend(ctx, int64(bytes)); err != nil {
