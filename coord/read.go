@@ -154,6 +154,10 @@ func (r *read) readReply(i int, held *Version, err error, fx *effects) {
 			r.meet(i, held)
 			r.settle(fx)
 		}
+	case readWritingBack:
+		if r.restores() { // one that was not waited for is not left out
+			r.repairStale(fx)
+		}
 	case readAnswered:
 		r.meet(i, held)
 		r.checkBackground(fx)

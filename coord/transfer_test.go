@@ -108,15 +108,15 @@ func TestExportAndImportKeepVersions(t *testing.T) {
 	}
 	sameVersions(t, exported(t, target), want)
 	for key, v := range want { // replicas hold them, and nobody else does
-		holders := 0
-		for _, n := range to.nodes {
-			if sameHead(held(t, n, key), v.Head) {
-				holders++
+		eventually(t, "three nodes hold "+key, func() bool {
+			holders := 0
+			for _, n := range to.nodes {
+				if sameHead(held(t, n, key), v.Head) {
+					holders++
+				}
 			}
-		}
-		if holders != 3 {
-			t.Errorf("%s is held by %d nodes, want 3", key, holders)
-		}
+			return holders == 3
+		})
 	}
 	if r := imported(t, target, want); r.Written != 0 || r.Kept != 100 {
 		t.Errorf("imported again: %+v, want all 100 kept", r)
@@ -189,10 +189,7 @@ func TestImportNeedsAQuorum(t *testing.T) {
 	}
 	for key := range versions {
 		for id, n := range cluster.nodes {
-			want := versions["k"].Head
-			if got := held(t, n, key); !sameHead(got, want) {
-				t.Errorf("%s holds %v of %s, want %v", id, &got, key, &want)
-			}
+			eventually(t, id+" holds "+key, func() bool { return sameHead(held(t, n, key), versions["k"].Head) })
 		}
 	}
 }
