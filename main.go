@@ -756,6 +756,8 @@ func serveStorage(ctx context.Context, opts flags.StorageNode, log hclog.Logger,
 		return err
 	}
 	page.Gauge("storage_connections", "Open connections of coordinators.", func() float64 { return float64(server.Connections()) })
+	page.Gauge("storage_outdated_connections", "Connections of coordinators that speak an older version of the storage protocol than this node could.",
+		func() float64 { return float64(server.OutdatedConnections()) })
 	page.Counter("storage_compared_bytes_total", "Bytes of questions and answers about sums, with which replicas are compared.",
 		func() uint64 { return uint64(server.ComparedBytes()) })
 	go func() { failed <- server.Serve(listener) }()

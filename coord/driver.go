@@ -263,7 +263,9 @@ func (o *operation) prepare(s send, now instant) *outCall {
 			out.Version = o.write.version
 		} else {
 			out.Version = o.read.best
-			o.c.noteRepair(o.id, sub.key, out.peer.node.ID)
+			if o.read.transfer == nil {
+				o.c.noteRepair(o.id, sub.key, out.peer.node.ID)
+			}
 		}
 	}
 	out.phase, out.target, out.hedge = s.phase, s.target, s.hedge

@@ -14,10 +14,15 @@ type errandResult struct {
 // returns how many bytes of values they met. Keys that have gone meanwhile are
 // no failure.
 func (c *Coordinator) runErrands(kind errand, v *view, keys []errandKey) (bytes int64, err error) {
+	return c.runTransfers(kind, v, keys, nil)
+}
+
+// runTransfers is runErrands with, unless it is nil, a transfer for each key.
+func (c *Coordinator) runTransfers(kind errand, v *view, keys []errandKey, transfers []*transfer) (bytes int64, err error) {
 	results := make(chan errandResult, len(keys))
 	started := 0
 	var failures []error
-	for _, k := range keys {
+	for i, k := range keys {
 		if err := c.begin(); err != nil {
 			failures = append(failures, err)
 			break
@@ -26,6 +31,9 @@ func (c *Coordinator) runErrands(kind errand, v *view, keys []errandKey) (bytes 
 		o.waiter = errandWaiter(results)
 		o.takeRead(&ReadRequest{})
 		o.read.errand, o.read.awaitRepair = kind, true
+		if transfers != nil {
+			o.read.transfer = transfers[i]
+		}
 		o.start()
 		started++
 	}

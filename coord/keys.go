@@ -35,13 +35,27 @@ func (c *Coordinator) Keys(ctx context.Context, req KeysRequest) (KeysPage, erro
 	}
 }
 
-// keys asks the members, which hold all there is: those of before a change that
-// is under way, since every acknowledged write is on a quorum of theirs too.
 func (c *Coordinator) keys(ctx context.Context, v *view, tenant *Tenant, req KeysRequest) (KeysPage, error) {
 	scan := ScanRequest{
 		Epoch: v.topology.Epoch, Span: ring.Everything(), Tenant: tenant.Space, Prefix: req.Prefix, After: req.After,
 		Limit: min(max(req.Limit, 1), MaxScanPage),
 	}
+	answered, err := scanMembers(ctx, v, tenant, scan)
+	if err != nil {
+		return KeysPage{}, err
+	}
+	pages := make([]ScanPage, len(answered))
+	for i := range answered {
+		pages[i] = answered[i].page
+	}
+	return mergePages(pages, scan.Limit, c.options.Wall()), nil
+}
+
+// scanMembers asks the members for a page of a tenant's keys. They hold all
+// there is: those of before a change that is under way, since every acknowledged
+// write is on a quorum of theirs too. So many answer that each key's majority has
+// one of them, or it fails.
+func scanMembers(ctx context.Context, v *view, tenant *Tenant, scan ScanRequest) ([]scanAnswer, error) {
 	members := v.members
 	if v.change != nil && v.change.lostNode() != "" {
 		members = slices.DeleteFunc(slices.Clone(members), func(p *peer) bool { return p.node.ID == v.change.lostNode() })
@@ -50,30 +64,32 @@ func (c *Coordinator) keys(ctx context.Context, v *view, tenant *Tenant, req Key
 	errs := make([]error, len(members))
 	var all sync.WaitGroup
 	for i, p := range members {
-		all.Go(func() { pages[i], errs[i] = p.replica.Scan(ctx, scan) })
+		if errs[i] = p.replica.Unavailable(); errs[i] == nil {
+			all.Go(func() { pages[i], errs[i] = p.replica.Scan(ctx, scan) })
+		}
 	}
 	all.Wait()
 
 	missing := tenant.ReplicationFactor - Majority(tenant.ReplicationFactor)
 	failed := &QuorumError{Phase: "list keys", Level: Quorum, Need: len(v.members) - missing}
-	var answered []ScanPage
+	var answered []scanAnswer
 	for i, err := range errs {
 		if stale := (*StaleRingError)(nil); errors.As(err, &stale) {
-			return KeysPage{}, err
+			return nil, err
 		}
 		if err != nil {
 			failed.Replicas = append(failed.Replicas, ReplicaError{members[i].node.ID, err})
 			continue
 		}
-		answered = append(answered, pages[i])
+		answered = append(answered, scanAnswer{members[i], pages[i]})
 	}
 	if ctx.Err() != nil {
-		return KeysPage{}, abandonError(ctx)
+		return nil, abandonError(ctx)
 	}
 	if failed.Have = len(answered); failed.Have < failed.Need {
-		return KeysPage{}, failed
+		return nil, failed
 	}
-	return mergePages(answered, scan.Limit, c.options.Wall()), nil
+	return answered, nil
 }
 
 // mergePages merges what nodes answered to the same scan, up to the least

@@ -162,6 +162,9 @@ const (
 	errandCopy
 	// errandRepair brings it to every replica that answers.
 	errandRepair
+	// errandRestore brings a version of a backup, or a greater one that replicas
+	// hold, to a quorum of the replicas and to the others of them that answer.
+	errandRestore
 )
 
 // inquiry asks replicas in order of preference until enough have answered:

@@ -26,6 +26,10 @@ type read struct {
 	// awaitRepair makes the read wait for the repair of every stale replica it
 	// has met, instead of the majority its answer needs.
 	awaitRepair bool
+	// transfer is where a version comes from or goes to that is backed up; nil
+	// in all other reads.
+	transfer *transfer
+	hurried  bool // a restored version waits for no more heads than the level needs
 
 	asks   inquiry
 	heads  [maxTargets]Head // what each replica is known to hold at least
@@ -74,6 +78,10 @@ func (r *read) start(now instant, fx *effects) {
 	}
 	r.hedgeAt = now.add(r.hedge)
 	r.value = true // of the absent version
+	if r.restores() {
+		// What is restored is one of the versions that were met.
+		r.best = *r.transfer.restored
+	}
 	r.ask(fx)
 }
 
@@ -83,7 +91,8 @@ func (r *read) restart(now instant, fx *effects) {
 	if r.stage == readAnswered {
 		return
 	}
-	*r = read{subject: r.subject, errand: r.errand, wall: r.wall, deadline: r.deadline, hedge: r.hedge, hedges: r.hedges, awaitRepair: r.awaitRepair}
+	*r = read{subject: r.subject, errand: r.errand, wall: r.wall, deadline: r.deadline, hedge: r.hedge, hedges: r.hedges,
+		awaitRepair: r.awaitRepair, transfer: r.transfer}
 	r.start(now, fx)
 }
 
@@ -100,7 +109,7 @@ func (r *read) ask(fx *effects) {
 		if !ok {
 			return
 		}
-		if r.valued == 0 {
+		if r.valued == 0 && !r.restores() {
 			r.valued = r.valued.with(i)
 			fx.call(CallRead, 0, phaseRead, i)
 		} else {
@@ -145,6 +154,10 @@ func (r *read) readReply(i int, held *Version, err error, fx *effects) {
 			r.meet(i, held)
 			r.settle(fx)
 		}
+	case readWritingBack:
+		if r.restores() { // one that was not waited for is not left out
+			r.repairStale(fx)
+		}
 	case readAnswered:
 		r.meet(i, held)
 		r.checkBackground(fx)
@@ -184,7 +197,8 @@ func (r *read) stale() set { return r.asks.tally.yes &^ r.holders() }
 // settleOnce settles a read as soon as its level has been met; one with an errand
 // hears all replicas first.
 func (r *read) settleOnce(fx *effects) {
-	if r.stage != readAsking || r.asks.tally.verdict() != won || r.errand != noErrand && r.asks.outstanding() != 0 {
+	waits := r.errand != noErrand && r.asks.outstanding() != 0 && !r.hurried
+	if r.stage != readAsking || r.asks.tally.verdict() != won || waits {
 		return
 	}
 	r.settle(fx)
@@ -197,6 +211,11 @@ func (r *read) settle(fx *effects) {
 		if r.level == One {
 			r.askRest(fx)
 		}
+		return
+	}
+	if r.restores() && r.stale() == 0 {
+		// As many as are asked for hold it, or what is greater, whatever its value.
+		r.answer(fx)
 		return
 	}
 	if !r.value {
@@ -318,6 +337,9 @@ func (r *read) decideWriteBack(fx *effects) {
 }
 
 func (r *read) answer(fx *effects) {
+	if r.transfer != nil {
+		r.transfer.done(&r.best, r.repairs.asked != 0)
+	}
 	if r.best.Live(r.wall) {
 		r.result = ReadResult{Value: r.best.Value, Clock: r.best.Clock, UpdatedAt: r.best.UpdatedAt()}
 	} else {
@@ -383,6 +405,11 @@ func (r *read) wake(now instant, fx *effects) {
 	case r.outdated: // the ring that is on its way brings other replicas
 	case now >= r.hedgeAt:
 		r.hedgeAt = never
+		if r.restores() {
+			r.hurried = true
+			r.settleOnce(fx)
+			return
+		}
 		r.hedgeRead(now, fx)
 	}
 }

@@ -50,6 +50,8 @@ var accessRules = map[string]access{
 	"CancelMigration":         accessAdmin,
 	"PlanNodeChange":          accessAdmin,
 	"RepairReplicas":          accessAdmin,
+	"ExportVersions":          accessAdmin,
+	"ImportVersions":          accessAdmin,
 	"GetStatus":               accessAnyone,
 }
 

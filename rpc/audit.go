@@ -31,6 +31,9 @@ func (a *Admin) Outcome() string {
 // could fill a disk with them.
 const forbiddenPerSecond = 10
 
+// importsPerSecond bounds the imports that are told of: a restore consists of many.
+const importsPerSecond = 1
+
 // audit tells of an RPC of administrators that has changed something or was to,
 // and of one that was forbidden. Whoever has no good token is told of in the log
 // of requests alone.
@@ -39,7 +42,12 @@ func (s *Server) audit(call Call, c *caller, request any) {
 		return
 	}
 	forbidden := call.Reason == "FORBIDDEN"
-	if readOnly(call.Method) && !forbidden || forbidden && !s.forbidden.allow(time.Now()) {
+	switch {
+	case forbidden:
+		if !s.forbidden.allow(time.Now(), forbiddenPerSecond) {
+			return
+		}
+	case readOnly(call.Method), call.Method == methodImport && !s.imported.allow(time.Now(), importsPerSecond):
 		return
 	}
 	a := Admin{Call: &call, Target: target(request)}
@@ -59,14 +67,14 @@ type perSecond struct {
 	n      int
 }
 
-func (p *perSecond) allow(now time.Time) bool {
+func (p *perSecond) allow(now time.Time, most int) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if second := now.Unix(); second != p.second {
 		p.second, p.n = second, 0
 	}
 	p.n++
-	return p.n <= forbiddenPerSecond
+	return p.n <= most
 }
 
 // target is what a request is about.

@@ -68,6 +68,7 @@ func TestAudit(t *testing.T) {
 		addNode: func(coord.StorageNode) (coord.Migration, error) { panic("out of order") },
 		cancel:  func(string) error { return coord.ErrMigrationNotFound },
 		tenants: func(string, int) ([]coord.Tenant, error) { return nil, nil },
+		imports: func(string, []coord.KeyVersion) (coord.ImportResult, error) { return coord.ImportResult{}, nil },
 	}
 	_, conn := start(t, Options{Engine: engine, Auth: testVerifier(t), Audit: func(a *Admin) {
 		got = append(got, fmt.Sprint(a.Subject, " ", a.KeyID, " ", a.Method, " ", a.Target, " ", a.Outcome()))
@@ -85,6 +86,17 @@ func TestAudit(t *testing.T) {
 	client.CancelMigration(admin, &coordinatorpb.CancelMigrationRequest{MigrationId: "m"})
 	client.ListTenants(admin, &coordinatorpb.ListTenantsRequest{})                 // changes nothing
 	client.CreateTenant(ctx, &coordinatorpb.CreateTenantRequest{TenantId: "shop"}) // a stranger
+	imports := 0
+	for began := time.Now(); time.Since(began) < 500*time.Millisecond && imports < 20; imports++ {
+		if _, err := client.ImportVersions(admin, &coordinatorpb.ImportVersionsRequest{TenantId: "shop"}); err != nil {
+			t.Error(err)
+		}
+	}
+	told := len(got)
+	got = slices.DeleteFunc(got, func(line string) bool { return line == "root k ImportVersions shop ok" })
+	if n := told - len(got); n < 1 || n > 2*importsPerSecond {
+		t.Errorf("told of %d imports of %d, want %d a second", n, imports, importsPerSecond)
+	}
 	for range 2 * forbiddenPerSecond {
 		client.DeleteTenant(user, &coordinatorpb.DeleteTenantRequest{TenantId: "shop"})
 	}

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
+	"github.com/pairdb/coordinator/coord"
 	"github.com/pairdb/coordinator/rpc/codec"
 	"github.com/pairdb/coordinator/rpc/coordinatorpb"
 )
@@ -93,7 +94,14 @@ func goodRequests() map[string]proto.Message {
 		"ListMigrations":          &coordinatorpb.ListMigrationsRequest{},
 		"CancelMigration":         &coordinatorpb.CancelMigrationRequest{MigrationId: "m"},
 		"GetStatus":               &coordinatorpb.GetStatusRequest{},
+		"ExportVersions":          &coordinatorpb.ExportVersionsRequest{TenantId: "t"},
+		"ImportVersions":          &coordinatorpb.ImportVersionsRequest{TenantId: "t", Versions: []*coordinatorpb.StoredVersion{storedExample()}},
 	}
+}
+
+func storedExample() *coordinatorpb.StoredVersion {
+	head := coord.Head{Timestamp: 5, Writer: coord.Writer{ID: "c", Incarnation: 1}, Clock: clockOf("c")}
+	return &coordinatorpb.StoredVersion{Key: "k", Head: coord.AppendHead(nil, &head), Value: []byte("v")}
 }
 
 func badRequests() []badRequest {
@@ -125,6 +133,7 @@ func badRequests() []badRequest {
 	spoil("migration_id", badNames)
 	spoil("host", badHosts)
 	spoil("page_token", badTokens)
+	spoil("resume_token", badTokens)
 	spoil("prefix", with(badTexts, "too long", strings.Repeat("p", 1025)))
 	for method, m := range goodRequests() {
 		for name, raw := range badBytes {
@@ -177,6 +186,23 @@ func badRequests() []badRequest {
 	add("too many operations", "Pipeline", invalid, func(m proto.Message) {
 		m.(*coordinatorpb.PipelineRequest).Operations = make([]*coordinatorpb.PipelineOperation, MaxPipelineMessage+1)
 	})
+	for name, change := range map[string]func(*coordinatorpb.ImportVersionsRequest){
+		"too many versions": func(m *coordinatorpb.ImportVersionsRequest) {
+			m.Versions = make([]*coordinatorpb.StoredVersion, MaxBatchItems+1)
+		},
+		"value too large":       func(m *coordinatorpb.ImportVersionsRequest) { m.Versions[0].Value = large },
+		"no head":               func(m *coordinatorpb.ImportVersionsRequest) { m.Versions[0].Head = nil },
+		"head of another form":  func(m *coordinatorpb.ImportVersionsRequest) { m.Versions[0].Head[0]++ },
+		"bytes behind the head": func(m *coordinatorpb.ImportVersionsRequest) { m.Versions[0].Head = append(m.Versions[0].Head, 0) },
+		"deletion with a value": func(m *coordinatorpb.ImportVersionsRequest) {
+			m.Versions[0].Head = coord.AppendHead(nil, &coord.Head{Timestamp: 1, Writer: coord.Writer{ID: "c"}, Tombstone: true})
+		},
+		"second version without a key": func(m *coordinatorpb.ImportVersionsRequest) {
+			m.Versions = append(m.Versions, &coordinatorpb.StoredVersion{Head: m.Versions[0].Head})
+		},
+	} {
+		add(name, "ImportVersions", invalid, func(m proto.Message) { change(m.(*coordinatorpb.ImportVersionsRequest)) })
+	}
 	for _, kind := range []coordinatorpb.PipelineOperation_Kind{0, 4, -1} {
 		add(fmt.Sprint("kind ", kind), "Pipeline", invalid, func(m proto.Message) { m.(*coordinatorpb.PipelineRequest).Operations[0].Kind = kind })
 	}
@@ -195,6 +221,10 @@ func setText(m proto.Message, field, text string) bool {
 	case *coordinatorpb.BatchWriteRequest:
 		if field == "key" || field == "idempotency_key" {
 			return setText(r.Items[0], field, text)
+		}
+	case *coordinatorpb.ImportVersionsRequest:
+		if field == "key" {
+			return setText(r.Versions[0], field, text)
 		}
 	case *coordinatorpb.BatchReadRequest:
 		if field == "key" {

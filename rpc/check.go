@@ -193,6 +193,8 @@ func wireCheck(message any) func([]byte) error {
 		return checkBatchSize
 	case *coordinatorpb.BatchReadRequest:
 		return checkBatchSize
+	case *coordinatorpb.ImportVersionsRequest:
+		return checkImportSize
 	}
 	return nil
 }
@@ -201,6 +203,7 @@ func wireCheck(message any) func([]byte) error {
 const (
 	operationsField = 1
 	itemsField      = 3
+	versionsField   = 2
 )
 
 func checkPipelineSize(raw []byte) error {
@@ -208,6 +211,10 @@ func checkPipelineSize(raw []byte) error {
 }
 
 func checkBatchSize(raw []byte) error { return checkCount(raw, itemsField, "items", MaxBatchItems) }
+
+func checkImportSize(raw []byte) error {
+	return checkCount(raw, versionsField, "versions", MaxBatchItems)
+}
 
 // checkCount counts the elements of a field in an encoded message. What is
 // malformed passes: decoding finds it.

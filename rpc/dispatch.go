@@ -60,8 +60,23 @@ func (c *resumed) Read(p []byte) (int, error) {
 	return c.Conn.Read(p)
 }
 
-// dialFrames connects to a node, greets it and reads its hello.
+// dialFrames connects to a node, greets it and reads its hello. They speak the
+// highest version of the protocol that both know.
 func dialFrames(ctx context.Context, opts *StorageOptions) (f *frames, hello *storagepb.Hello, err error) {
+	f, hello, err = greetNode(ctx, opts, opts.speaks)
+	if !refusedGreeting(err) {
+		return f, hello, err
+	}
+	if opts.speaks.lowest == greetingSimple && opts.speaks.highest > greetingSimple {
+		f, hello, err = greetNode(ctx, opts, speech{greetingSimple, greetingSimple})
+	}
+	if refusedGreeting(err) {
+		err = fmt.Errorf("%w: this coordinator speaks %v: %w", errProtocol, opts.speaks, err)
+	}
+	return f, hello, err
+}
+
+func greetNode(ctx context.Context, opts *StorageOptions, offer speech) (f *frames, hello *storagepb.Hello, err error) {
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
 	conn, err := opts.Dial(ctx, opts.Address)
@@ -82,7 +97,7 @@ func dialFrames(ctx context.Context, opts *StorageOptions) (f *frames, hello *st
 	if err != nil {
 		return nil, nil, err
 	}
-	if _, err := secured.Write(append([]byte(greetingMagic), greetingVersion)); err != nil {
+	if _, err := secured.Write(offer.greeting()); err != nil {
 		return nil, nil, err
 	}
 	f = newFrames(secured)
@@ -96,26 +111,33 @@ func dialFrames(ctx context.Context, opts *StorageOptions) (f *frames, hello *st
 		return nil, nil, &byeError{text(payload)}
 	case kind != frameHello || len(payload) > maxHello || hello.UnmarshalVTUnsafe(payload) != nil:
 		return nil, nil, fmt.Errorf("%w instead of a hello", errCorruptFrame)
+	case offer.highest == greetingSimple:
+		f.protocol = greetingSimple
+	case hello.Protocol < uint32(offer.lowest) || hello.Protocol > uint32(offer.highest):
+		return nil, nil, fmt.Errorf("%w: the node chose version %d, and was offered %v", errProtocol, hello.Protocol, offer)
+	default:
+		f.protocol = byte(hello.Protocol)
 	}
 	return f, hello, nil
 }
 
 // answerGreeting reads what is left of a greeting and answers it with a hello.
-func answerGreeting(conn net.Conn, hello func() (*storagepb.Hello, error)) (*frames, error) {
+func answerGreeting(conn net.Conn, speaks speech, hello func() (*storagepb.Hello, error)) (*frames, error) {
 	if err := conn.SetDeadline(time.Now().Add(connectTimeout)); err != nil {
 		return nil, err
 	}
 	f := newFrames(conn)
-	version := make([]byte, greetingBytes-len(greetingMagic))
-	if _, err := io.ReadFull(conn, version); err != nil {
-		return nil, err
-	}
-	if version[0] != greetingVersion {
-		return nil, f.refuse(fmt.Errorf("this node speaks version %d of the storage protocol, not %d", greetingVersion, version[0]))
+	version, err := speaks.agree(conn)
+	if err != nil {
+		return nil, f.refuse(err)
 	}
 	m, err := hello()
 	if err != nil {
 		return nil, f.refuse(err)
+	}
+	f.protocol = version
+	if version > greetingSimple {
+		m.Protocol = uint32(version)
 	}
 	if err := f.send(frameHello, m); err != nil {
 		return nil, err

@@ -46,6 +46,10 @@ type Engine interface {
 	CancelMigration(ctx context.Context, id string) error
 	// Repair compares replicas, and tells how far it has come.
 	Repair(ctx context.Context, req coord.RepairRequest, tell func(coord.RepairProgress)) error
+	// Export hands all versions of a tenant to send, page by page.
+	Export(ctx context.Context, req coord.ExportRequest, send func(coord.ExportPage) error) error
+	// Import brings versions to a quorum of replicas, which keep greater ones.
+	Import(ctx context.Context, tenant string, versions []coord.KeyVersion) (coord.ImportResult, error)
 	// Nodes lists the registered nodes by id.
 	Nodes(context.Context) ([]coord.NodeState, error)
 	Status(context.Context) coord.Status

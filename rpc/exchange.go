@@ -51,6 +51,9 @@ func (s *frameStream) receive(batch *storagepb.Batch) error {
 				return err
 			}
 		default:
+			if s.skips(kind) {
+				continue
+			}
 			return fmt.Errorf("%w: kind %d", errCorruptFrame, kind)
 		}
 	}

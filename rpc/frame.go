@@ -17,9 +17,8 @@ import (
 // connection of their own, TCP or TLS over it. HTTP/2 costs each message two
 // more goroutines at both ends, its own flow control and several writes.
 //
-// A coordinator begins with a greeting: the magic, then the version that it
-// speaks. From then on both sides send frames: a header, and a message of
-// storage.proto or a text.
+// A coordinator begins with a greeting (protocol.go). From then on both sides
+// send frames: a header, and a message of storage.proto or a text.
 //
 //	bytes 0-3  CRC-32C of all that follows, little-endian
 //	bytes 4-7  kind of the frame (8 bits) and length of the payload (24 bits), little-endian
@@ -27,10 +26,6 @@ import (
 // The node's first frame is a hello. TCP is the flow control: a side that has
 // too much under way does not read.
 const (
-	greetingMagic   = "PDBX" // differs from how HTTP/2 begins
-	greetingVersion = 1
-	greetingBytes   = len(greetingMagic) + 1
-
 	headerBytes = 8
 	// maxPayload is what a receiver takes in one frame.
 	maxPayload = MaxValueBytes + messageSlack
@@ -48,6 +43,10 @@ const (
 	framePing       = 4 // asks for a pong; empty
 	framePong       = 5 // storagepb.Hello, of the node's clock and life alone
 	frameBye        = 6 // the sender sends no more; a text says why
+
+	// frameOptional is the first of the kinds that a receiver skips where it
+	// does not know them.
+	frameOptional = 128
 )
 
 var (
@@ -63,7 +62,8 @@ func (e *byeError) Error() string { return e.text }
 // frames reads and writes the frames of a connection. One goroutine may read,
 // any may write.
 type frames struct {
-	conn net.Conn
+	conn     net.Conn
+	protocol byte // the version that is spoken
 
 	buffer   []byte
 	from, to int    // of buffer: what was read and is not yet returned
@@ -183,6 +183,9 @@ func (f *frames) readLong(length int) ([]byte, error) {
 	}
 	return payload, nil
 }
+
+// skips tells whether a frame of an unknown kind is none of this side's business.
+func (f *frames) skips(kind byte) bool { return f.protocol >= 2 && kind >= frameOptional }
 
 // keep leaves the memory of the last frame to those who point into it. That
 // memory is a long frame's: what is pointed to is longer than the buffer.

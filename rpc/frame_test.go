@@ -170,22 +170,6 @@ func TestNodeSaysWhyItEndsAConnection(t *testing.T) {
 	}
 }
 
-func TestAnotherVersionIsRefused(t *testing.T) {
-	node := startStorage(t, newMemoryReplica())
-	conn, err := net.Dial("tcp", node.address)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	if _, err := conn.Write(append([]byte(greetingMagic), greetingVersion+1)); err != nil {
-		t.Fatal(err)
-	}
-	kind, payload, err := newFrames(conn).next()
-	if err != nil || kind != frameBye || !strings.Contains(string(payload), fmt.Sprintf("version %d of the storage protocol, not %d", greetingVersion, greetingVersion+1)) {
-		t.Errorf("got %d, %q, %v", kind, payload, err)
-	}
-}
-
 func TestPingsAreAnswered(t *testing.T) {
 	a := greet(t, startStorage(t, newMemoryReplica()).address)
 	if err := a.sendText(framePing, ""); err != nil {

@@ -42,6 +42,10 @@ func willing() *script {
 		cancel: func(string) error { return nil },
 		repair: func(context.Context, coord.RepairRequest, func(coord.RepairProgress)) error { return nil },
 		nodes:  func() ([]coord.NodeState, error) { return nil, nil },
+		export: func(_ coord.ExportRequest, send func(coord.ExportPage) error) error { return send(coord.ExportPage{}) },
+		imports: func(string, []coord.KeyVersion) (coord.ImportResult, error) {
+			return coord.ImportResult{}, nil
+		},
 	}
 }
 
@@ -85,11 +89,17 @@ func FuzzRequest(f *testing.F) {
 func FuzzPageTokens(f *testing.F) {
 	f.Add(keysToken("t", &coord.Position{Token: 1, Tenant: "t", Key: "k"}))
 	f.Add(tenantsToken("t"))
+	f.Add(exportToken("t", &coord.Position{Token: 1, Tenant: "t", Key: "k"}))
 	f.Add("")
 	f.Fuzz(func(t *testing.T, token string) {
 		if after, err := parseTenantsToken(token); err == nil && after != "" {
 			if again, err := parseTenantsToken(tenantsToken(after)); err != nil || again != after {
 				t.Errorf("tenant %q comes back as %q, %v", after, again, err)
+			}
+		}
+		if space, after, err := parseExportToken(token); err == nil && token != "" {
+			if s, again, err := parseExportToken(exportToken(space, after)); err != nil || s != space || *again != *after {
+				t.Errorf("%q, %+v comes back as %q, %+v, %v", space, after, s, again, err)
 			}
 		}
 		if after, err := parseKeysToken("t", token); err == nil && after != nil {

@@ -106,6 +106,7 @@ const (
 	methodWrite  = "WriteKeyValue"
 	methodDelete = "DeleteKeyValue"
 	methodRead   = "ReadKeyValue"
+	methodImport = "ImportVersions"
 )
 
 // readOnly tells the RPCs that ReadTimeout bounds.

@@ -20,6 +20,8 @@ type service struct {
 	readTimeout  time.Duration
 	writeTimeout time.Duration
 	version      string
+	imports      chan struct{} // holds a token for each import under way
+	exports      chan struct{} // likewise
 }
 
 var _ coordinatorpb.CoordinatorServiceServer = (*service)(nil)

@@ -43,6 +43,8 @@ type script struct {
 	migrations []coord.MigrationState
 	cancel     func(id string) error
 	repair     func(ctx context.Context, r coord.RepairRequest, tell func(coord.RepairProgress)) error
+	export     func(r coord.ExportRequest, send func(coord.ExportPage) error) error
+	imports    func(tenant string, versions []coord.KeyVersion) (coord.ImportResult, error)
 	nodes      func() ([]coord.NodeState, error)
 	status     coord.Status
 	explain    func(tenant, key string, level coord.Level) (coord.Explanation, error)
@@ -106,6 +108,12 @@ func (s *script) Migrations(context.Context) ([]coord.MigrationState, error) {
 	return s.migrations, nil
 }
 func (s *script) CancelMigration(_ context.Context, id string) error { return s.cancel(id) }
+func (s *script) Export(_ context.Context, r coord.ExportRequest, send func(coord.ExportPage) error) error {
+	return s.export(r, send)
+}
+func (s *script) Import(_ context.Context, tenant string, versions []coord.KeyVersion) (coord.ImportResult, error) {
+	return s.imports(tenant, versions)
+}
 func (s *script) Repair(ctx context.Context, r coord.RepairRequest, tell func(coord.RepairProgress)) error {
 	return s.repair(ctx, r, tell)
 }

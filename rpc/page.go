@@ -20,9 +20,13 @@ const (
 	tokenKey       = 'K' // ring token, key: behind this key
 	tokenBeforeKey = 'B' // ring token: before the tenant's keys there
 	tokenBehindKey = 'E' // ring token: behind the tenant's keys there
+	tokenExport    = 'V' // length of the tenant's space, space, and a token of the above: for administrators
 )
 
-const ringTokenBytes = 8
+const (
+	ringTokenBytes = 8
+	maxPageToken   = 1 + binary.MaxVarintLen16 + maxSpaceBytes + 1 + ringTokenBytes + MaxKeyBytes
+)
 
 func tenantsToken(last string) string {
 	return base64.RawURLEncoding.EncodeToString(append([]byte{tokenTenants}, last...))
@@ -44,18 +48,23 @@ func keysToken(tenant string, next *coord.Position) string {
 	if next == nil {
 		return ""
 	}
-	raw := make([]byte, 1, 1+ringTokenBytes+len(next.Key))
-	raw = binary.BigEndian.AppendUint64(raw, uint64(next.Token))
+	return base64.RawURLEncoding.EncodeToString(appendPosition(make([]byte, 0, 1+ringTokenBytes+len(next.Key)), tenant, next))
+}
+
+// appendPosition writes where the keys of a tenant, or of a space, go on.
+func appendPosition(raw []byte, tenant string, next *coord.Position) []byte {
+	kind := byte(tokenKey)
 	switch cmp.Compare(next.Tenant, tenant) {
 	case -1:
-		raw[0] = tokenBeforeKey
-	case 0:
-		raw[0] = tokenKey
-		raw = append(raw, next.Key...)
+		kind = tokenBeforeKey
 	case 1:
-		raw[0] = tokenBehindKey
+		kind = tokenBehindKey
 	}
-	return base64.RawURLEncoding.EncodeToString(raw)
+	raw = binary.BigEndian.AppendUint64(append(raw, kind), uint64(next.Token))
+	if kind == tokenKey {
+		raw = append(raw, next.Key...)
+	}
+	return raw
 }
 
 func parseKeysToken(tenant, token string) (*coord.Position, error) {
@@ -63,7 +72,14 @@ func parseKeysToken(tenant, token string) (*coord.Position, error) {
 		return nil, nil
 	}
 	raw, err := decodePageToken(token)
-	if err != nil || len(raw) < 1+ringTokenBytes {
+	if err != nil {
+		return nil, errPageToken()
+	}
+	return parsePosition(tenant, raw)
+}
+
+func parsePosition(tenant string, raw []byte) (*coord.Position, error) {
+	if len(raw) < 1+ringTokenBytes {
 		return nil, errPageToken()
 	}
 	kind, key := raw[0], string(raw[1+ringTokenBytes:])
@@ -82,9 +98,36 @@ func parseKeysToken(tenant, token string) (*coord.Position, error) {
 	return position, nil
 }
 
+// exportToken is empty at the end of an export.
+func exportToken(space string, next *coord.Position) string {
+	if next == nil {
+		return ""
+	}
+	raw := binary.AppendUvarint([]byte{tokenExport}, uint64(len(space)))
+	return base64.RawURLEncoding.EncodeToString(appendPosition(append(raw, space...), space, next))
+}
+
+func parseExportToken(token string) (space string, after *coord.Position, err error) {
+	if token == "" {
+		return "", nil, nil
+	}
+	raw, err := decodePageToken(token)
+	if err != nil || raw[0] != tokenExport {
+		return "", nil, errPageToken()
+	}
+	size, n := binary.Uvarint(raw[1:])
+	if n <= 0 || size == 0 || size > uint64(min(maxSpaceBytes, len(raw)-1-n)) {
+		return "", nil, errPageToken()
+	}
+	rest := raw[1+n:]
+	space = string(rest[:size])
+	after, err = parsePosition(space, rest[size:])
+	return space, after, err
+}
+
 // decodePageToken returns at least one byte.
 func decodePageToken(token string) ([]byte, error) {
-	if len(token) > base64.RawURLEncoding.EncodedLen(1+ringTokenBytes+MaxKeyBytes) {
+	if len(token) > base64.RawURLEncoding.EncodedLen(maxPageToken) {
 		return nil, errPageToken()
 	}
 	raw, err := base64.RawURLEncoding.Strict().DecodeString(strings.TrimRight(token, "="))

@@ -189,13 +189,20 @@ type storageNode struct {
 	t       testing.TB
 	replica coord.Replica
 	address string
+	speaks  speech
 	server  *StorageServer
 	served  chan error
 }
 
 func startStorage(t testing.TB, replica coord.Replica) *storageNode {
 	t.Helper()
-	n := &storageNode{t: t, replica: replica, address: "127.0.0.1:0"}
+	return startSpeaking(t, replica, spoken)
+}
+
+// startSpeaking serves as a release does that speaks those versions of the protocol.
+func startSpeaking(t testing.TB, replica coord.Replica, s speech) *storageNode {
+	t.Helper()
+	n := &storageNode{t: t, replica: replica, address: "127.0.0.1:0", speaks: s}
 	n.start()
 	t.Cleanup(n.kill)
 	return n
@@ -208,7 +215,7 @@ func (n *storageNode) start() {
 		n.t.Fatal(err)
 	}
 	n.address = lis.Addr().String()
-	if n.server, err = NewStorageServer(StorageServerOptions{Replica: n.replica}); err != nil {
+	if n.server, err = NewStorageServer(StorageServerOptions{Replica: n.replica, speaks: n.speaks}); err != nil {
 		n.t.Fatal(err)
 	}
 	n.served = make(chan error, 1)

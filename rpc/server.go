@@ -172,6 +172,7 @@ type Server struct {
 	limiter *limit.Limiter
 
 	forbidden perSecond    // those that the audit is told of
+	imported  perSecond    // likewise
 	inFlight  atomic.Int64 // requests
 	pipelines atomic.Int64 // streams of pipelined requests
 	draining  atomic.Bool
@@ -204,7 +205,8 @@ func NewServer(opts Options) (*Server, error) {
 		Of: opts.Engine.KnownLimits,
 	})
 	s.service = &service{server: s, engine: newAdmission(opts.Engine, s.limiter), defaultLevel: opts.DefaultLevel, maxValue: opts.MaxValue,
-		readTimeout: opts.ReadTimeout, writeTimeout: opts.WriteTimeout, version: opts.Version}
+		readTimeout: opts.ReadTimeout, writeTimeout: opts.WriteTimeout, version: opts.Version,
+		imports: make(chan struct{}, maxImports), exports: make(chan struct{}, maxExports)}
 	s.streams, s.cancelStreams = context.WithCancel(context.Background())
 	settings := append(connectionSettings(opts.TLS),
 		grpc.MaxConcurrentStreams(uint32(opts.MaxConcurrentStreams)),

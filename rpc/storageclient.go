@@ -50,6 +50,8 @@ type StorageOptions struct {
 
 	// Dial connects to an address [TCP].
 	Dial func(ctx context.Context, address string) (net.Conn, error)
+
+	speaks speech // [spoken]
 }
 
 func (o StorageOptions) withDefaults() StorageOptions {
@@ -58,6 +60,7 @@ func (o StorageOptions) withDefaults() StorageOptions {
 	setDefault(&o.MaxLargeCalls, 64)
 	setDefault(&o.MaxLargeBytes, 64<<20)
 	setDefault(&o.HungAfter, time.Second)
+	setDefault(&o.speaks, spoken)
 	if o.TLS == nil {
 		o.TLS = insecure.NewCredentials()
 	}

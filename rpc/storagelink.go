@@ -388,6 +388,9 @@ func (l *link) receive(f *frames) error {
 		case frameReplies:
 			err = replies.UnmarshalVTUnsafe(payload)
 		default:
+			if f.skips(kind) {
+				continue
+			}
 			err = fmt.Errorf("kind %d", kind)
 		}
 		if err != nil {

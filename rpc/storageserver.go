@@ -50,6 +50,8 @@ type StorageServerOptions struct {
 	MaxBytes      int
 	// MaxScans bounds the scans that run at once [4]; others wait.
 	MaxScans int
+
+	speaks speech // [spoken]
 }
 
 // StorageTracing records the spans of a storage node. Its methods are safe for
@@ -67,6 +69,7 @@ func (o StorageServerOptions) withDefaults() (StorageServerOptions, error) {
 	setDefault(&o.MaxOperations, 8192)
 	setDefault(&o.MaxBytes, 32<<20)
 	setDefault(&o.MaxScans, 4)
+	setDefault(&o.speaks, spoken)
 	var faults []error
 	if o.Replica == nil {
 		faults = append(faults, errors.New("no replica"))
@@ -99,6 +102,7 @@ type StorageServer struct {
 
 	connections atomic.Int64
 	refused     atomic.Int64
+	outdated    atomic.Int64 // connections that speak an older version than this node's highest
 	traffic     sumsTraffic
 }
 
@@ -148,6 +152,10 @@ func (s *StorageServer) Serve(lis net.Listener) error {
 
 // Connections is how many connections are open.
 func (s *StorageServer) Connections() int { return int(s.connections.Load()) }
+
+// OutdatedConnections is how many connections for operations speak an older
+// version of the storage protocol than this node could.
+func (s *StorageServer) OutdatedConnections() int { return int(s.outdated.Load()) }
 
 // RefusedConnections is how many were closed for being beyond MaxConnections.
 func (s *StorageServer) RefusedConnections() int64 { return s.refused.Load() }
@@ -209,9 +217,13 @@ func (s *StorageServer) take(conn net.Conn) {
 // exchange serves a connection until one side or ctx ends it, and tells the
 // other side why.
 func (s *StorageServer) exchange(ctx context.Context, conn net.Conn) {
-	f, err := answerGreeting(conn, s.hello)
+	f, err := answerGreeting(conn, s.opts.speaks, s.hello)
 	if err != nil {
 		return // the coordinator was told, or is gone
+	}
+	if f.protocol < s.opts.speaks.highest {
+		s.outdated.Add(1)
+		defer s.outdated.Add(-1)
 	}
 	if err := newExchange(s, &frameStream{f, s.heard}).run(ctx); err != nil {
 		_ = f.refuse(err)

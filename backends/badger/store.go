@@ -171,6 +171,9 @@ func (s *store) identify(want identity) (identity, error) {
 		return identity{}, fmt.Errorf("read identity: %w", err)
 	}
 	switch {
+	case have.Format > identityFormat:
+		return identity{}, fmt.Errorf("its format is %d, and this release knows formats up to %d: it was last opened by a newer release, which is needed to open it",
+			have.Format, identityFormat)
 	case have.Format != identityFormat:
 		return identity{}, fmt.Errorf("its format is %d, this release knows format %d", have.Format, identityFormat)
 	case have.Kind != want.Kind:

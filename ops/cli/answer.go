@@ -35,6 +35,20 @@ func (in *invocation) answer(m proto.Message, text func(io.Writer) error) error 
 	return err
 }
 
+// answerObject prints what is no message: as JSON where that was asked for, else
+// by text.
+func (in *invocation) answerObject(v any, text func(io.Writer) error) error {
+	if !in.json {
+		return text(in.Stdout)
+	}
+	out := json.NewEncoder(in.Stdout)
+	out.SetIndent("", "  ")
+	if err := out.Encode(v); err != nil {
+		return fmt.Errorf("print the answer as JSON: %w", err)
+	}
+	return nil
+}
+
 // printf returns a text for answer.
 func printf(format string, args ...any) func(io.Writer) error {
 	return func(w io.Writer) error {

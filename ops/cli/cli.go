@@ -65,7 +65,7 @@ func commands() []command {
 	return slices.Concat(keyCommands(), tenantCommands(), limitCommands(), nodeCommands(), migrationCommands(), []command{
 		{name: "status", summary: "Show the coordinator and its storage nodes", run: showStatus},
 		{name: "explain", args: "KEY", count: [2]int{1, 1}, summary: "Show where a key lives and what an operation on it would do", run: explainKey},
-		keysCommand(), loadCommand(), dumpCommand(), repairCommand(), benchCommand(), certsCommand(), healthCommand(),
+		keysCommand(), loadCommand(), dumpCommand(), backupCommand(), restoreCommand(), repairCommand(), benchCommand(), certsCommand(), healthCommand(),
 		{name: "version", summary: "Print the version, commit and Go version", run: printVersion, local: true},
 	})
 }

@@ -39,14 +39,22 @@ func TestMain(m *testing.M) {
 		}
 		defer os.RemoveAll(dir)
 		binary = filepath.Join(dir, "coordinator")
-		build := exec.Command("go", "build", "-o", binary, "github.com/pairdb/coordinator")
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := build.CombinedOutput(); err != nil {
-			fmt.Fprintf(os.Stderr, "build: %v\n%s", err, out)
+		if err := build(binary); err != nil {
+			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
 		return m.Run()
 	}())
+}
+
+// build makes the program.
+func build(path string, flags ...string) error {
+	cmd := exec.Command("go", append(append([]string{"build", "-o", path}, flags...), "github.com/pairdb/coordinator")...)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("build: %w\n%s", err, out)
+	}
+	return nil
 }
 
 // startTimeout bounds how long a process may take to be up, on a machine that
@@ -84,7 +92,13 @@ func (p *process) output() string {
 // until it says that the process is up.
 func start(t *testing.T, up func(p *process, line string) bool, args ...string) *process {
 	t.Helper()
-	p := &process{t: t, cmd: exec.Command(binary, args...), done: make(chan struct{})}
+	return startProgram(t, binary, up, args...)
+}
+
+// startProgram is start with another build of the binary.
+func startProgram(t *testing.T, program string, up func(p *process, line string) bool, args ...string) *process {
+	t.Helper()
+	p := &process{t: t, cmd: exec.Command(program, args...), done: make(chan struct{})}
 	lines, w := io.Pipe()
 	p.cmd.Stdout = io.MultiWriter(w, p)
 	p.cmd.Stderr = io.MultiWriter(w, p)
@@ -166,6 +180,12 @@ func startConfigured(t *testing.T, id, dir, extra string) *process {
 
 func startConfiguredAt(t *testing.T, id, dir, listen, extra string, server ...string) *process {
 	t.Helper()
+	return start(t, servingLine, "-config", configuration(t, id, dir, listen, extra, server...))
+}
+
+// configuration writes a configuration file.
+func configuration(t *testing.T, id, dir, listen, extra string, server ...string) string {
+	t.Helper()
 	file := filepath.Join(t.TempDir(), "coordinator.hcl")
 	if !strings.Contains(extra, "idempotency ") {
 		extra += "\nidempotency \"badger\" {}\n"
@@ -183,7 +203,7 @@ metadata "sqlite" { path = %q }
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	return start(t, servingLine, "-config", file)
+	return file
 }
 
 // kill ends the process at once, as kill -9 does.

@@ -3,6 +3,8 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -14,6 +16,7 @@ import (
 	"google.golang.org/grpc/resolver/manual"
 
 	"github.com/pairdb/coordinator/rpc/client"
+	pb "github.com/pairdb/coordinator/rpc/coordinatorpb"
 )
 
 // Two coordinators are restarted one after the other while clients that try
@@ -21,31 +24,63 @@ import (
 func TestRollingRestartFailsNoRequest(t *testing.T) {
 	dir := t.TempDir()
 	p := startPair(t, func(i int, listen string) *process {
-		return startConfiguredAt(t, fmt.Sprintf("coordinator-%d", i+1), dir, listen, "hash_ring {\n update_interval = \"1s\"\n}")
+		return startConfiguredAt(t, fmt.Sprintf("coordinator-%d", i+1), dir, listen, quickRing)
 	})
-	both := manual.NewBuilderWithScheme("pair")
+	l := startLoad(t, p.coordinators)
+	l.goesOn("with both coordinators")
+	for i := range p.coordinators {
+		p.roll(i, l)
+	}
+	l.end()
+}
+
+const quickRing = "hash_ring {\n update_interval = \"1s\"\n}"
+
+// roll restarts a coordinator in good order.
+func (p *pair) roll(i int, l *load) {
+	p.t.Helper()
+	if code := p.coordinators[i].terminate(); code != 0 {
+		p.t.Errorf("coordinator %d ended with %d\n%s", i+1, code, p.coordinators[i].output())
+	}
+	l.goesOn(fmt.Sprintf("without coordinator %d", i+1))
+	p.restart[i]()
+	l.goesOn(fmt.Sprintf("since coordinator %d is back", i+1))
+}
+
+// load is clients that write and read through all coordinators, and try again
+// what is safe to. A request of theirs that fails fails the test.
+type load struct {
+	t       *testing.T
+	done    atomic.Int64
+	stop    context.CancelFunc
+	workers sync.WaitGroup
+}
+
+func startLoad(t *testing.T, coordinators []*process) *load {
+	t.Helper()
+	all := manual.NewBuilderWithScheme("all")
 	var addresses []resolver.Address
-	for _, c := range p.coordinators {
+	for _, c := range coordinators {
 		addresses = append(addresses, resolver.Address{Addr: c.grpc})
 	}
-	both.InitialState(resolver.State{Addresses: addresses})
-	conn, err := grpc.NewClient("pair:///", grpc.WithResolvers(both), grpc.WithTransportCredentials(insecure.NewCredentials()),
+	all.InitialState(resolver.State{Addresses: addresses})
+	conn, err := grpc.NewClient("all:///", grpc.WithResolvers(all), grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDefaultServiceConfig(`{"loadBalancingConfig": [{"round_robin": {}}]}`))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close()
+	t.Cleanup(func() { conn.Close() })
 	c, err := client.New([]*grpc.ClientConn{conn}, client.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.Close()
+	t.Cleanup(func() { c.Close() })
 
+	l := &load{t: t}
 	ctx, stop := context.WithCancel(t.Context())
-	var done atomic.Int64
-	var workers sync.WaitGroup
+	l.stop = stop
 	for w := range 8 {
-		workers.Go(func() {
+		l.workers.Go(func() {
 			for i := 0; ctx.Err() == nil; i++ {
 				key := fmt.Sprintf("%d-%d", w, i%50)
 				value := fmt.Sprint(i)
@@ -59,30 +94,103 @@ func TestRollingRestartFailsNoRequest(t *testing.T) {
 					t.Errorf("get %s: %q, %v, want %q", key, got, err, value)
 					return
 				}
-				done.Add(2)
+				l.done.Add(2)
 			}
 		})
 	}
-	progress := func(what string) {
+	return l
+}
+
+// goesOn waits until some more requests were served.
+func (l *load) goesOn(what string) {
+	l.t.Helper()
+	before := l.done.Load()
+	eventually(l.t, 10*time.Second, func() error {
+		if n := l.done.Load() - before; n < 200 {
+			return fmt.Errorf("%d requests %s", n, what)
+		}
+		return nil
+	})
+}
+
+func (l *load) end() {
+	l.t.Helper()
+	l.stop()
+	l.workers.Wait()
+	l.t.Logf("%d requests", l.done.Load())
+}
+
+// A cluster of which half is of a release that speaks an older version of the
+// storage protocol is upgraded under load, in the order that the operations page
+// tells: storage nodes, then coordinators. No request fails.
+func TestUpgradeFailsNoRequest(t *testing.T) {
+	older := filepath.Join(t.TempDir(), "older")
+	if err := build(older, "-tags", "previousprotocol"); err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	programs := []string{older, binary}
+	p := startPair(t, func(i int, listen string) *process {
+		file := configuration(t, fmt.Sprintf("coordinator-%d", i+1), dir, listen, quickRing)
+		return startProgram(t, programs[i], servingLine, "-config", file)
+	})
+	l := startLoad(t, p.coordinators)
+	replace := func(i int, program string) {
 		t.Helper()
-		before := done.Load()
+		old := p.storage[i]
+		if code := old.terminate(); code != 0 {
+			t.Errorf("storage node %d ended with %d\n%s", i+1, code, old.output())
+		}
+		p.storage[i] = startProgram(t, program, servingLine, "storage", "-id", fmt.Sprintf("storage-%d", i+1),
+			"-data", old.dir, "-listen", old.grpc, "-ops-listen", "127.0.0.1:0", "-sync=false")
+		p.storage[i].dir = old.dir
+		p.whole()
+		l.goesOn(fmt.Sprintf("since storage node %d is replaced", i+1))
+	}
+	for i := range 2 { // two nodes and a coordinator are older from here on
+		replace(i, older)
+	}
+	outdated := func(i, want int) {
+		t.Helper()
 		eventually(t, 10*time.Second, func() error {
-			if n := done.Load() - before; n < 200 {
-				return fmt.Errorf("%d requests %s", n, what)
+			_, page := httpGet(t, "http://"+p.storage[i].ops+"/metrics")
+			if line := fmt.Sprintf("storage_outdated_connections %d\n", want); !strings.Contains(page, line) {
+				return fmt.Errorf("storage node %d does not say %q", i+1, line)
 			}
 			return nil
 		})
 	}
-	progress("with both coordinators")
-	for i := range p.coordinators {
-		if code := p.coordinators[i].terminate(); code != 0 {
-			t.Errorf("coordinator %d ended with %d\n%s", i+1, code, p.coordinators[i].output())
-		}
-		progress(fmt.Sprintf("without coordinator %d", i+1))
-		p.restart[i]()
-		progress(fmt.Sprintf("since coordinator %d is back", i+1))
+	const linksOfOne = 2 // a coordinator has one for small values and one for large ones
+	outdated(0, 0)
+	outdated(2, linksOfOne)
+	for i := range 2 {
+		replace(i, binary)
+		outdated(i, linksOfOne)
 	}
-	stop()
-	workers.Wait()
-	t.Logf("%d requests, none failed", done.Load())
+	programs[0] = binary
+	p.roll(0, l)
+	for i := range p.storage {
+		outdated(i, 0)
+	}
+	l.end()
+}
+
+// whole waits until both coordinators reach all storage nodes, and owe them nothing.
+func (p *pair) whole() {
+	p.t.Helper()
+	for _, c := range p.coordinators {
+		client := c.dial()
+		eventually(p.t, startTimeout, func() error {
+			status, err := client.GetStatus(p.t.Context(), &pb.GetStatusRequest{})
+			if err != nil {
+				return err
+			}
+			for _, n := range status.GetNodes() {
+				if !n.GetReachable() || n.GetHints() > 0 || n.GetOwedRanges() > 0 {
+					return fmt.Errorf("%s: %v", status.GetNodeId(), n)
+				}
+			}
+			return nil
+		})
+	}
 }

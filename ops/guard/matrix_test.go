@@ -64,6 +64,8 @@ var rules = map[string]struct{ tenant, admin, anyone bool }{
 	"CancelMigration":         {admin: true},
 	"PlanNodeChange":          {admin: true},
 	"RepairReplicas":          {admin: true},
+	"ExportVersions":          {admin: true},
+	"ImportVersions":          {admin: true},
 	"GetStatus":               {anyone: true},
 }
 
@@ -107,6 +109,12 @@ func (e *engine) StartRead(_ coord.ReadRequest, w coord.Waiter) {
 }
 func (e *engine) Keys(context.Context, coord.KeysRequest) (coord.KeysPage, error) {
 	return coord.KeysPage{}, e.note()
+}
+func (e *engine) Export(context.Context, coord.ExportRequest, func(coord.ExportPage) error) error {
+	return e.note()
+}
+func (e *engine) Import(context.Context, string, []coord.KeyVersion) (coord.ImportResult, error) {
+	return coord.ImportResult{}, e.note()
 }
 func (e *engine) CreateTenant(context.Context, string, int) (coord.Tenant, error) {
 	return coord.Tenant{}, e.note()
@@ -256,6 +264,8 @@ func request(d protoreflect.MessageDescriptor) proto.Message {
 			m.Mutable(f).List().Append(protoreflect.ValueOfString(text))
 		case f.Message() != nil:
 			m.Set(f, protoreflect.ValueOfMessage(request(f.Message()).ProtoReflect()))
+		case d.Name() == "StoredVersion" && f.Name() == "head":
+			m.Set(f, protoreflect.ValueOfBytes(coord.AppendHead(nil, &coord.Head{Timestamp: 1, Writer: coord.Writer{ID: "c"}})))
 		case f.Kind() == protoreflect.StringKind:
 			m.Set(f, protoreflect.ValueOfString(text))
 		case f.Kind() == protoreflect.Int32Kind && f.Name() != "page_size":

@@ -4715,6 +4715,286 @@ func (x *TraceStep) GetError() string {
 	return ""
 }
 
+// StoredVersion is a version of a key as it was written.
+type StoredVersion struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Key   string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// Timestamp, writer, vector clock, whether it is a deletion, and when it
+	// expires, in the binary form that storage nodes keep; its first byte is the
+	// number of the form.
+	Head          []byte `protobuf:"bytes,2,opt,name=head,proto3" json:"head,omitempty"`
+	Value         []byte `protobuf:"bytes,3,opt,name=value,proto3" json:"value,omitempty"` // empty for a deletion
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StoredVersion) Reset() {
+	*x = StoredVersion{}
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[68]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StoredVersion) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StoredVersion) ProtoMessage() {}
+
+func (x *StoredVersion) ProtoReflect() protoreflect.Message {
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[68]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StoredVersion.ProtoReflect.Descriptor instead.
+func (*StoredVersion) Descriptor() ([]byte, []int) {
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{68}
+}
+
+func (x *StoredVersion) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *StoredVersion) GetHead() []byte {
+	if x != nil {
+		return x.Head
+	}
+	return nil
+}
+
+func (x *StoredVersion) GetValue() []byte {
+	if x != nil {
+		return x.Value
+	}
+	return nil
+}
+
+type ExportVersionsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	TenantId      string                 `protobuf:"bytes,1,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
+	ResumeToken   string                 `protobuf:"bytes,2,opt,name=resume_token,json=resumeToken,proto3" json:"resume_token,omitempty"` // of the last message that was received; empty: from the start
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExportVersionsRequest) Reset() {
+	*x = ExportVersionsRequest{}
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[69]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExportVersionsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExportVersionsRequest) ProtoMessage() {}
+
+func (x *ExportVersionsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[69]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExportVersionsRequest.ProtoReflect.Descriptor instead.
+func (*ExportVersionsRequest) Descriptor() ([]byte, []int) {
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{69}
+}
+
+func (x *ExportVersionsRequest) GetTenantId() string {
+	if x != nil {
+		return x.TenantId
+	}
+	return ""
+}
+
+func (x *ExportVersionsRequest) GetResumeToken() string {
+	if x != nil {
+		return x.ResumeToken
+	}
+	return ""
+}
+
+type ExportVersionsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Versions      []*StoredVersion       `protobuf:"bytes,1,rep,name=versions,proto3" json:"versions,omitempty"`                          // each key once, over all messages
+	ResumeToken   string                 `protobuf:"bytes,2,opt,name=resume_token,json=resumeToken,proto3" json:"resume_token,omitempty"` // where to go on behind these; empty: these are the last
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExportVersionsResponse) Reset() {
+	*x = ExportVersionsResponse{}
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[70]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExportVersionsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExportVersionsResponse) ProtoMessage() {}
+
+func (x *ExportVersionsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[70]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExportVersionsResponse.ProtoReflect.Descriptor instead.
+func (*ExportVersionsResponse) Descriptor() ([]byte, []int) {
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{70}
+}
+
+func (x *ExportVersionsResponse) GetVersions() []*StoredVersion {
+	if x != nil {
+		return x.Versions
+	}
+	return nil
+}
+
+func (x *ExportVersionsResponse) GetResumeToken() string {
+	if x != nil {
+		return x.ResumeToken
+	}
+	return ""
+}
+
+type ImportVersionsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	TenantId      string                 `protobuf:"bytes,1,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
+	Versions      []*StoredVersion       `protobuf:"bytes,2,rep,name=versions,proto3" json:"versions,omitempty"` // at most 1000, of keys that differ
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportVersionsRequest) Reset() {
+	*x = ImportVersionsRequest{}
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[71]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportVersionsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportVersionsRequest) ProtoMessage() {}
+
+func (x *ImportVersionsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[71]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportVersionsRequest.ProtoReflect.Descriptor instead.
+func (*ImportVersionsRequest) Descriptor() ([]byte, []int) {
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{71}
+}
+
+func (x *ImportVersionsRequest) GetTenantId() string {
+	if x != nil {
+		return x.TenantId
+	}
+	return ""
+}
+
+func (x *ImportVersionsRequest) GetVersions() []*StoredVersion {
+	if x != nil {
+		return x.Versions
+	}
+	return nil
+}
+
+type ImportVersionsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Success       bool                   `protobuf:"varint,1,opt,name=success,proto3" json:"success,omitempty"`
+	Written       int64                  `protobuf:"varint,2,opt,name=written,proto3" json:"written,omitempty"` // versions that some replica lacked, and was given
+	Kept          int64                  `protobuf:"varint,3,opt,name=kept,proto3" json:"kept,omitempty"`       // those that replicas held already, or a greater one
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportVersionsResponse) Reset() {
+	*x = ImportVersionsResponse{}
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[72]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportVersionsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportVersionsResponse) ProtoMessage() {}
+
+func (x *ImportVersionsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_coordinatorpb_coordinator_proto_msgTypes[72]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportVersionsResponse.ProtoReflect.Descriptor instead.
+func (*ImportVersionsResponse) Descriptor() ([]byte, []int) {
+	return file_coordinatorpb_coordinator_proto_rawDescGZIP(), []int{72}
+}
+
+func (x *ImportVersionsResponse) GetSuccess() bool {
+	if x != nil {
+		return x.Success
+	}
+	return false
+}
+
+func (x *ImportVersionsResponse) GetWritten() int64 {
+	if x != nil {
+		return x.Written
+	}
+	return 0
+}
+
+func (x *ImportVersionsResponse) GetKept() int64 {
+	if x != nil {
+		return x.Kept
+	}
+	return 0
+}
+
 var File_coordinatorpb_coordinator_proto protoreflect.FileDescriptor
 
 const file_coordinatorpb_coordinator_proto_rawDesc = "" +
@@ -5109,7 +5389,24 @@ const file_coordinatorpb_coordinator_proto_rawDesc = "" +
 	"\atook_us\x18\x06 \x01(\x03R\x06tookUs\x12\x18\n" +
 	"\aversion\x18\a \x01(\tR\aversion\x12\x1a\n" +
 	"\brelation\x18\b \x01(\tR\brelation\x12\x14\n" +
-	"\x05error\x18\t \x01(\tR\x05error2\x91\x15\n" +
+	"\x05error\x18\t \x01(\tR\x05error\"K\n" +
+	"\rStoredVersion\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x12\n" +
+	"\x04head\x18\x02 \x01(\fR\x04head\x12\x14\n" +
+	"\x05value\x18\x03 \x01(\fR\x05value\"W\n" +
+	"\x15ExportVersionsRequest\x12\x1b\n" +
+	"\ttenant_id\x18\x01 \x01(\tR\btenantId\x12!\n" +
+	"\fresume_token\x18\x02 \x01(\tR\vresumeToken\"}\n" +
+	"\x16ExportVersionsResponse\x12@\n" +
+	"\bversions\x18\x01 \x03(\v2$.pairdb.coordinator.v1.StoredVersionR\bversions\x12!\n" +
+	"\fresume_token\x18\x02 \x01(\tR\vresumeToken\"v\n" +
+	"\x15ImportVersionsRequest\x12\x1b\n" +
+	"\ttenant_id\x18\x01 \x01(\tR\btenantId\x12@\n" +
+	"\bversions\x18\x02 \x03(\v2$.pairdb.coordinator.v1.StoredVersionR\bversions\"`\n" +
+	"\x16ImportVersionsResponse\x12\x18\n" +
+	"\asuccess\x18\x01 \x01(\bR\asuccess\x12\x18\n" +
+	"\awritten\x18\x02 \x01(\x03R\awritten\x12\x12\n" +
+	"\x04kept\x18\x03 \x01(\x03R\x04kept2\xf1\x16\n" +
 	"\x12CoordinatorService\x12j\n" +
 	"\rWriteKeyValue\x12+.pairdb.coordinator.v1.WriteKeyValueRequest\x1a,.pairdb.coordinator.v1.WriteKeyValueResponse\x12g\n" +
 	"\fReadKeyValue\x12*.pairdb.coordinator.v1.ReadKeyValueRequest\x1a+.pairdb.coordinator.v1.ReadKeyValueResponse\x12m\n" +
@@ -5136,7 +5433,9 @@ const file_coordinatorpb_coordinator_proto_rawDesc = "" +
 	"\x0ePlanNodeChange\x12,.pairdb.coordinator.v1.PlanNodeChangeRequest\x1a-.pairdb.coordinator.v1.PlanNodeChangeResponse\x12o\n" +
 	"\x0eRepairReplicas\x12,.pairdb.coordinator.v1.RepairReplicasRequest\x1a-.pairdb.coordinator.v1.RepairReplicasResponse0\x01\x12^\n" +
 	"\tGetStatus\x12'.pairdb.coordinator.v1.GetStatusRequest\x1a(.pairdb.coordinator.v1.GetStatusResponse\x12X\n" +
-	"\aExplain\x12%.pairdb.coordinator.v1.ExplainRequest\x1a&.pairdb.coordinator.v1.ExplainResponseB1Z/github.com/pairdb/coordinator/rpc/coordinatorpbb\x06proto3"
+	"\aExplain\x12%.pairdb.coordinator.v1.ExplainRequest\x1a&.pairdb.coordinator.v1.ExplainResponse\x12o\n" +
+	"\x0eExportVersions\x12,.pairdb.coordinator.v1.ExportVersionsRequest\x1a-.pairdb.coordinator.v1.ExportVersionsResponse0\x01\x12m\n" +
+	"\x0eImportVersions\x12,.pairdb.coordinator.v1.ImportVersionsRequest\x1a-.pairdb.coordinator.v1.ImportVersionsResponseB1Z/github.com/pairdb/coordinator/rpc/coordinatorpbb\x06proto3"
 
 var (
 	file_coordinatorpb_coordinator_proto_rawDescOnce sync.Once
@@ -5151,7 +5450,7 @@ func file_coordinatorpb_coordinator_proto_rawDescGZIP() []byte {
 }
 
 var file_coordinatorpb_coordinator_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_coordinatorpb_coordinator_proto_msgTypes = make([]protoimpl.MessageInfo, 68)
+var file_coordinatorpb_coordinator_proto_msgTypes = make([]protoimpl.MessageInfo, 73)
 var file_coordinatorpb_coordinator_proto_goTypes = []any{
 	(PipelineOperation_Kind)(0),             // 0: pairdb.coordinator.v1.PipelineOperation.Kind
 	(*VectorClockEntry)(nil),                // 1: pairdb.coordinator.v1.VectorClockEntry
@@ -5222,6 +5521,11 @@ var file_coordinatorpb_coordinator_proto_goTypes = []any{
 	(*ExplainedLevel)(nil),                  // 66: pairdb.coordinator.v1.ExplainedLevel
 	(*Trace)(nil),                           // 67: pairdb.coordinator.v1.Trace
 	(*TraceStep)(nil),                       // 68: pairdb.coordinator.v1.TraceStep
+	(*StoredVersion)(nil),                   // 69: pairdb.coordinator.v1.StoredVersion
+	(*ExportVersionsRequest)(nil),           // 70: pairdb.coordinator.v1.ExportVersionsRequest
+	(*ExportVersionsResponse)(nil),          // 71: pairdb.coordinator.v1.ExportVersionsResponse
+	(*ImportVersionsRequest)(nil),           // 72: pairdb.coordinator.v1.ImportVersionsRequest
+	(*ImportVersionsResponse)(nil),          // 73: pairdb.coordinator.v1.ImportVersionsResponse
 }
 var file_coordinatorpb_coordinator_proto_depIdxs = []int32{
 	1,  // 0: pairdb.coordinator.v1.VectorClock.entries:type_name -> pairdb.coordinator.v1.VectorClockEntry
@@ -5258,61 +5562,67 @@ var file_coordinatorpb_coordinator_proto_depIdxs = []int32{
 	65, // 31: pairdb.coordinator.v1.ExplainResponse.replicas:type_name -> pairdb.coordinator.v1.ExplainedReplica
 	66, // 32: pairdb.coordinator.v1.ExplainResponse.levels:type_name -> pairdb.coordinator.v1.ExplainedLevel
 	68, // 33: pairdb.coordinator.v1.Trace.steps:type_name -> pairdb.coordinator.v1.TraceStep
-	3,  // 34: pairdb.coordinator.v1.CoordinatorService.WriteKeyValue:input_type -> pairdb.coordinator.v1.WriteKeyValueRequest
-	5,  // 35: pairdb.coordinator.v1.CoordinatorService.ReadKeyValue:input_type -> pairdb.coordinator.v1.ReadKeyValueRequest
-	7,  // 36: pairdb.coordinator.v1.CoordinatorService.DeleteKeyValue:input_type -> pairdb.coordinator.v1.DeleteKeyValueRequest
-	10, // 37: pairdb.coordinator.v1.CoordinatorService.Pipeline:input_type -> pairdb.coordinator.v1.PipelineRequest
-	14, // 38: pairdb.coordinator.v1.CoordinatorService.BatchWrite:input_type -> pairdb.coordinator.v1.BatchWriteRequest
-	18, // 39: pairdb.coordinator.v1.CoordinatorService.BatchRead:input_type -> pairdb.coordinator.v1.BatchReadRequest
-	21, // 40: pairdb.coordinator.v1.CoordinatorService.ListKeys:input_type -> pairdb.coordinator.v1.ListKeysRequest
-	23, // 41: pairdb.coordinator.v1.CoordinatorService.ScanKeys:input_type -> pairdb.coordinator.v1.ScanKeysRequest
-	25, // 42: pairdb.coordinator.v1.CoordinatorService.CreateTenant:input_type -> pairdb.coordinator.v1.CreateTenantRequest
-	27, // 43: pairdb.coordinator.v1.CoordinatorService.UpdateReplicationFactor:input_type -> pairdb.coordinator.v1.UpdateReplicationFactorRequest
-	29, // 44: pairdb.coordinator.v1.CoordinatorService.GetTenant:input_type -> pairdb.coordinator.v1.GetTenantRequest
-	31, // 45: pairdb.coordinator.v1.CoordinatorService.ListTenants:input_type -> pairdb.coordinator.v1.ListTenantsRequest
-	33, // 46: pairdb.coordinator.v1.CoordinatorService.DeleteTenant:input_type -> pairdb.coordinator.v1.DeleteTenantRequest
-	36, // 47: pairdb.coordinator.v1.CoordinatorService.GetTenantLimits:input_type -> pairdb.coordinator.v1.GetTenantLimitsRequest
-	38, // 48: pairdb.coordinator.v1.CoordinatorService.SetTenantLimits:input_type -> pairdb.coordinator.v1.SetTenantLimitsRequest
-	40, // 49: pairdb.coordinator.v1.CoordinatorService.AddStorageNode:input_type -> pairdb.coordinator.v1.AddStorageNodeRequest
-	42, // 50: pairdb.coordinator.v1.CoordinatorService.RemoveStorageNode:input_type -> pairdb.coordinator.v1.RemoveStorageNodeRequest
-	51, // 51: pairdb.coordinator.v1.CoordinatorService.ListStorageNodes:input_type -> pairdb.coordinator.v1.ListStorageNodesRequest
-	44, // 52: pairdb.coordinator.v1.CoordinatorService.GetMigrationStatus:input_type -> pairdb.coordinator.v1.GetMigrationStatusRequest
-	47, // 53: pairdb.coordinator.v1.CoordinatorService.ListMigrations:input_type -> pairdb.coordinator.v1.ListMigrationsRequest
-	49, // 54: pairdb.coordinator.v1.CoordinatorService.CancelMigration:input_type -> pairdb.coordinator.v1.CancelMigrationRequest
-	54, // 55: pairdb.coordinator.v1.CoordinatorService.PlanNodeChange:input_type -> pairdb.coordinator.v1.PlanNodeChangeRequest
-	58, // 56: pairdb.coordinator.v1.CoordinatorService.RepairReplicas:input_type -> pairdb.coordinator.v1.RepairReplicasRequest
-	60, // 57: pairdb.coordinator.v1.CoordinatorService.GetStatus:input_type -> pairdb.coordinator.v1.GetStatusRequest
-	63, // 58: pairdb.coordinator.v1.CoordinatorService.Explain:input_type -> pairdb.coordinator.v1.ExplainRequest
-	4,  // 59: pairdb.coordinator.v1.CoordinatorService.WriteKeyValue:output_type -> pairdb.coordinator.v1.WriteKeyValueResponse
-	6,  // 60: pairdb.coordinator.v1.CoordinatorService.ReadKeyValue:output_type -> pairdb.coordinator.v1.ReadKeyValueResponse
-	8,  // 61: pairdb.coordinator.v1.CoordinatorService.DeleteKeyValue:output_type -> pairdb.coordinator.v1.DeleteKeyValueResponse
-	12, // 62: pairdb.coordinator.v1.CoordinatorService.Pipeline:output_type -> pairdb.coordinator.v1.PipelineResponse
-	16, // 63: pairdb.coordinator.v1.CoordinatorService.BatchWrite:output_type -> pairdb.coordinator.v1.BatchWriteResponse
-	19, // 64: pairdb.coordinator.v1.CoordinatorService.BatchRead:output_type -> pairdb.coordinator.v1.BatchReadResponse
-	22, // 65: pairdb.coordinator.v1.CoordinatorService.ListKeys:output_type -> pairdb.coordinator.v1.ListKeysResponse
-	24, // 66: pairdb.coordinator.v1.CoordinatorService.ScanKeys:output_type -> pairdb.coordinator.v1.ScanKeysResponse
-	26, // 67: pairdb.coordinator.v1.CoordinatorService.CreateTenant:output_type -> pairdb.coordinator.v1.CreateTenantResponse
-	28, // 68: pairdb.coordinator.v1.CoordinatorService.UpdateReplicationFactor:output_type -> pairdb.coordinator.v1.UpdateReplicationFactorResponse
-	30, // 69: pairdb.coordinator.v1.CoordinatorService.GetTenant:output_type -> pairdb.coordinator.v1.GetTenantResponse
-	32, // 70: pairdb.coordinator.v1.CoordinatorService.ListTenants:output_type -> pairdb.coordinator.v1.ListTenantsResponse
-	34, // 71: pairdb.coordinator.v1.CoordinatorService.DeleteTenant:output_type -> pairdb.coordinator.v1.DeleteTenantResponse
-	37, // 72: pairdb.coordinator.v1.CoordinatorService.GetTenantLimits:output_type -> pairdb.coordinator.v1.GetTenantLimitsResponse
-	39, // 73: pairdb.coordinator.v1.CoordinatorService.SetTenantLimits:output_type -> pairdb.coordinator.v1.SetTenantLimitsResponse
-	41, // 74: pairdb.coordinator.v1.CoordinatorService.AddStorageNode:output_type -> pairdb.coordinator.v1.AddStorageNodeResponse
-	43, // 75: pairdb.coordinator.v1.CoordinatorService.RemoveStorageNode:output_type -> pairdb.coordinator.v1.RemoveStorageNodeResponse
-	52, // 76: pairdb.coordinator.v1.CoordinatorService.ListStorageNodes:output_type -> pairdb.coordinator.v1.ListStorageNodesResponse
-	45, // 77: pairdb.coordinator.v1.CoordinatorService.GetMigrationStatus:output_type -> pairdb.coordinator.v1.GetMigrationStatusResponse
-	48, // 78: pairdb.coordinator.v1.CoordinatorService.ListMigrations:output_type -> pairdb.coordinator.v1.ListMigrationsResponse
-	50, // 79: pairdb.coordinator.v1.CoordinatorService.CancelMigration:output_type -> pairdb.coordinator.v1.CancelMigrationResponse
-	55, // 80: pairdb.coordinator.v1.CoordinatorService.PlanNodeChange:output_type -> pairdb.coordinator.v1.PlanNodeChangeResponse
-	59, // 81: pairdb.coordinator.v1.CoordinatorService.RepairReplicas:output_type -> pairdb.coordinator.v1.RepairReplicasResponse
-	61, // 82: pairdb.coordinator.v1.CoordinatorService.GetStatus:output_type -> pairdb.coordinator.v1.GetStatusResponse
-	64, // 83: pairdb.coordinator.v1.CoordinatorService.Explain:output_type -> pairdb.coordinator.v1.ExplainResponse
-	59, // [59:84] is the sub-list for method output_type
-	34, // [34:59] is the sub-list for method input_type
-	34, // [34:34] is the sub-list for extension type_name
-	34, // [34:34] is the sub-list for extension extendee
-	0,  // [0:34] is the sub-list for field type_name
+	69, // 34: pairdb.coordinator.v1.ExportVersionsResponse.versions:type_name -> pairdb.coordinator.v1.StoredVersion
+	69, // 35: pairdb.coordinator.v1.ImportVersionsRequest.versions:type_name -> pairdb.coordinator.v1.StoredVersion
+	3,  // 36: pairdb.coordinator.v1.CoordinatorService.WriteKeyValue:input_type -> pairdb.coordinator.v1.WriteKeyValueRequest
+	5,  // 37: pairdb.coordinator.v1.CoordinatorService.ReadKeyValue:input_type -> pairdb.coordinator.v1.ReadKeyValueRequest
+	7,  // 38: pairdb.coordinator.v1.CoordinatorService.DeleteKeyValue:input_type -> pairdb.coordinator.v1.DeleteKeyValueRequest
+	10, // 39: pairdb.coordinator.v1.CoordinatorService.Pipeline:input_type -> pairdb.coordinator.v1.PipelineRequest
+	14, // 40: pairdb.coordinator.v1.CoordinatorService.BatchWrite:input_type -> pairdb.coordinator.v1.BatchWriteRequest
+	18, // 41: pairdb.coordinator.v1.CoordinatorService.BatchRead:input_type -> pairdb.coordinator.v1.BatchReadRequest
+	21, // 42: pairdb.coordinator.v1.CoordinatorService.ListKeys:input_type -> pairdb.coordinator.v1.ListKeysRequest
+	23, // 43: pairdb.coordinator.v1.CoordinatorService.ScanKeys:input_type -> pairdb.coordinator.v1.ScanKeysRequest
+	25, // 44: pairdb.coordinator.v1.CoordinatorService.CreateTenant:input_type -> pairdb.coordinator.v1.CreateTenantRequest
+	27, // 45: pairdb.coordinator.v1.CoordinatorService.UpdateReplicationFactor:input_type -> pairdb.coordinator.v1.UpdateReplicationFactorRequest
+	29, // 46: pairdb.coordinator.v1.CoordinatorService.GetTenant:input_type -> pairdb.coordinator.v1.GetTenantRequest
+	31, // 47: pairdb.coordinator.v1.CoordinatorService.ListTenants:input_type -> pairdb.coordinator.v1.ListTenantsRequest
+	33, // 48: pairdb.coordinator.v1.CoordinatorService.DeleteTenant:input_type -> pairdb.coordinator.v1.DeleteTenantRequest
+	36, // 49: pairdb.coordinator.v1.CoordinatorService.GetTenantLimits:input_type -> pairdb.coordinator.v1.GetTenantLimitsRequest
+	38, // 50: pairdb.coordinator.v1.CoordinatorService.SetTenantLimits:input_type -> pairdb.coordinator.v1.SetTenantLimitsRequest
+	40, // 51: pairdb.coordinator.v1.CoordinatorService.AddStorageNode:input_type -> pairdb.coordinator.v1.AddStorageNodeRequest
+	42, // 52: pairdb.coordinator.v1.CoordinatorService.RemoveStorageNode:input_type -> pairdb.coordinator.v1.RemoveStorageNodeRequest
+	51, // 53: pairdb.coordinator.v1.CoordinatorService.ListStorageNodes:input_type -> pairdb.coordinator.v1.ListStorageNodesRequest
+	44, // 54: pairdb.coordinator.v1.CoordinatorService.GetMigrationStatus:input_type -> pairdb.coordinator.v1.GetMigrationStatusRequest
+	47, // 55: pairdb.coordinator.v1.CoordinatorService.ListMigrations:input_type -> pairdb.coordinator.v1.ListMigrationsRequest
+	49, // 56: pairdb.coordinator.v1.CoordinatorService.CancelMigration:input_type -> pairdb.coordinator.v1.CancelMigrationRequest
+	54, // 57: pairdb.coordinator.v1.CoordinatorService.PlanNodeChange:input_type -> pairdb.coordinator.v1.PlanNodeChangeRequest
+	58, // 58: pairdb.coordinator.v1.CoordinatorService.RepairReplicas:input_type -> pairdb.coordinator.v1.RepairReplicasRequest
+	60, // 59: pairdb.coordinator.v1.CoordinatorService.GetStatus:input_type -> pairdb.coordinator.v1.GetStatusRequest
+	63, // 60: pairdb.coordinator.v1.CoordinatorService.Explain:input_type -> pairdb.coordinator.v1.ExplainRequest
+	70, // 61: pairdb.coordinator.v1.CoordinatorService.ExportVersions:input_type -> pairdb.coordinator.v1.ExportVersionsRequest
+	72, // 62: pairdb.coordinator.v1.CoordinatorService.ImportVersions:input_type -> pairdb.coordinator.v1.ImportVersionsRequest
+	4,  // 63: pairdb.coordinator.v1.CoordinatorService.WriteKeyValue:output_type -> pairdb.coordinator.v1.WriteKeyValueResponse
+	6,  // 64: pairdb.coordinator.v1.CoordinatorService.ReadKeyValue:output_type -> pairdb.coordinator.v1.ReadKeyValueResponse
+	8,  // 65: pairdb.coordinator.v1.CoordinatorService.DeleteKeyValue:output_type -> pairdb.coordinator.v1.DeleteKeyValueResponse
+	12, // 66: pairdb.coordinator.v1.CoordinatorService.Pipeline:output_type -> pairdb.coordinator.v1.PipelineResponse
+	16, // 67: pairdb.coordinator.v1.CoordinatorService.BatchWrite:output_type -> pairdb.coordinator.v1.BatchWriteResponse
+	19, // 68: pairdb.coordinator.v1.CoordinatorService.BatchRead:output_type -> pairdb.coordinator.v1.BatchReadResponse
+	22, // 69: pairdb.coordinator.v1.CoordinatorService.ListKeys:output_type -> pairdb.coordinator.v1.ListKeysResponse
+	24, // 70: pairdb.coordinator.v1.CoordinatorService.ScanKeys:output_type -> pairdb.coordinator.v1.ScanKeysResponse
+	26, // 71: pairdb.coordinator.v1.CoordinatorService.CreateTenant:output_type -> pairdb.coordinator.v1.CreateTenantResponse
+	28, // 72: pairdb.coordinator.v1.CoordinatorService.UpdateReplicationFactor:output_type -> pairdb.coordinator.v1.UpdateReplicationFactorResponse
+	30, // 73: pairdb.coordinator.v1.CoordinatorService.GetTenant:output_type -> pairdb.coordinator.v1.GetTenantResponse
+	32, // 74: pairdb.coordinator.v1.CoordinatorService.ListTenants:output_type -> pairdb.coordinator.v1.ListTenantsResponse
+	34, // 75: pairdb.coordinator.v1.CoordinatorService.DeleteTenant:output_type -> pairdb.coordinator.v1.DeleteTenantResponse
+	37, // 76: pairdb.coordinator.v1.CoordinatorService.GetTenantLimits:output_type -> pairdb.coordinator.v1.GetTenantLimitsResponse
+	39, // 77: pairdb.coordinator.v1.CoordinatorService.SetTenantLimits:output_type -> pairdb.coordinator.v1.SetTenantLimitsResponse
+	41, // 78: pairdb.coordinator.v1.CoordinatorService.AddStorageNode:output_type -> pairdb.coordinator.v1.AddStorageNodeResponse
+	43, // 79: pairdb.coordinator.v1.CoordinatorService.RemoveStorageNode:output_type -> pairdb.coordinator.v1.RemoveStorageNodeResponse
+	52, // 80: pairdb.coordinator.v1.CoordinatorService.ListStorageNodes:output_type -> pairdb.coordinator.v1.ListStorageNodesResponse
+	45, // 81: pairdb.coordinator.v1.CoordinatorService.GetMigrationStatus:output_type -> pairdb.coordinator.v1.GetMigrationStatusResponse
+	48, // 82: pairdb.coordinator.v1.CoordinatorService.ListMigrations:output_type -> pairdb.coordinator.v1.ListMigrationsResponse
+	50, // 83: pairdb.coordinator.v1.CoordinatorService.CancelMigration:output_type -> pairdb.coordinator.v1.CancelMigrationResponse
+	55, // 84: pairdb.coordinator.v1.CoordinatorService.PlanNodeChange:output_type -> pairdb.coordinator.v1.PlanNodeChangeResponse
+	59, // 85: pairdb.coordinator.v1.CoordinatorService.RepairReplicas:output_type -> pairdb.coordinator.v1.RepairReplicasResponse
+	61, // 86: pairdb.coordinator.v1.CoordinatorService.GetStatus:output_type -> pairdb.coordinator.v1.GetStatusResponse
+	64, // 87: pairdb.coordinator.v1.CoordinatorService.Explain:output_type -> pairdb.coordinator.v1.ExplainResponse
+	71, // 88: pairdb.coordinator.v1.CoordinatorService.ExportVersions:output_type -> pairdb.coordinator.v1.ExportVersionsResponse
+	73, // 89: pairdb.coordinator.v1.CoordinatorService.ImportVersions:output_type -> pairdb.coordinator.v1.ImportVersionsResponse
+	63, // [63:90] is the sub-list for method output_type
+	36, // [36:63] is the sub-list for method input_type
+	36, // [36:36] is the sub-list for extension type_name
+	36, // [36:36] is the sub-list for extension extendee
+	0,  // [0:36] is the sub-list for field type_name
 }
 
 func init() { file_coordinatorpb_coordinator_proto_init() }
@@ -5327,7 +5637,7 @@ func file_coordinatorpb_coordinator_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_coordinatorpb_coordinator_proto_rawDesc), len(file_coordinatorpb_coordinator_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   68,
+			NumMessages:   73,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -51,6 +51,8 @@ const (
 	CoordinatorService_RepairReplicas_FullMethodName          = "/pairdb.coordinator.v1.CoordinatorService/RepairReplicas"
 	CoordinatorService_GetStatus_FullMethodName               = "/pairdb.coordinator.v1.CoordinatorService/GetStatus"
 	CoordinatorService_Explain_FullMethodName                 = "/pairdb.coordinator.v1.CoordinatorService/Explain"
+	CoordinatorService_ExportVersions_FullMethodName          = "/pairdb.coordinator.v1.CoordinatorService/ExportVersions"
+	CoordinatorService_ImportVersions_FullMethodName          = "/pairdb.coordinator.v1.CoordinatorService/ImportVersions"
 )
 
 // CoordinatorServiceClient is the client API for CoordinatorService service.
@@ -118,6 +120,16 @@ type CoordinatorServiceClient interface {
 	// Explain tells where a key lives and what an operation on it would do now. It
 	// does nothing, and asks no storage node.
 	Explain(ctx context.Context, in *ExplainRequest, opts ...grpc.CallOption) (*ExplainResponse, error)
+	// ExportVersions sends all that is held of a tenant, in the order of tokens:
+	// versions as they were written, deletions and what has expired included. Each
+	// is what a quorum held at some time meanwhile; together they are no snapshot.
+	// Where the stream breaks, go on behind the last message by its resume_token;
+	// one without a token is the last.
+	ExportVersions(ctx context.Context, in *ExportVersionsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ExportVersionsResponse], error)
+	// ImportVersions brings versions to a quorum of their replicas, unless these
+	// hold greater ones: what is newer is never replaced, and to send versions again
+	// changes nothing. Where it fails, some may have been taken in: send all again.
+	ImportVersions(ctx context.Context, in *ImportVersionsRequest, opts ...grpc.CallOption) (*ImportVersionsResponse, error)
 }
 
 type coordinatorServiceClient struct {
@@ -399,6 +411,35 @@ func (c *coordinatorServiceClient) Explain(ctx context.Context, in *ExplainReque
 	return out, nil
 }
 
+func (c *coordinatorServiceClient) ExportVersions(ctx context.Context, in *ExportVersionsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ExportVersionsResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &CoordinatorService_ServiceDesc.Streams[3], CoordinatorService_ExportVersions_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ExportVersionsRequest, ExportVersionsResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type CoordinatorService_ExportVersionsClient = grpc.ServerStreamingClient[ExportVersionsResponse]
+
+func (c *coordinatorServiceClient) ImportVersions(ctx context.Context, in *ImportVersionsRequest, opts ...grpc.CallOption) (*ImportVersionsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ImportVersionsResponse)
+	err := c.cc.Invoke(ctx, CoordinatorService_ImportVersions_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // CoordinatorServiceServer is the server API for CoordinatorService service.
 // All implementations should embed UnimplementedCoordinatorServiceServer
 // for forward compatibility.
@@ -464,6 +505,16 @@ type CoordinatorServiceServer interface {
 	// Explain tells where a key lives and what an operation on it would do now. It
 	// does nothing, and asks no storage node.
 	Explain(context.Context, *ExplainRequest) (*ExplainResponse, error)
+	// ExportVersions sends all that is held of a tenant, in the order of tokens:
+	// versions as they were written, deletions and what has expired included. Each
+	// is what a quorum held at some time meanwhile; together they are no snapshot.
+	// Where the stream breaks, go on behind the last message by its resume_token;
+	// one without a token is the last.
+	ExportVersions(*ExportVersionsRequest, grpc.ServerStreamingServer[ExportVersionsResponse]) error
+	// ImportVersions brings versions to a quorum of their replicas, unless these
+	// hold greater ones: what is newer is never replaced, and to send versions again
+	// changes nothing. Where it fails, some may have been taken in: send all again.
+	ImportVersions(context.Context, *ImportVersionsRequest) (*ImportVersionsResponse, error)
 }
 
 // UnimplementedCoordinatorServiceServer should be embedded to have
@@ -547,6 +598,12 @@ func (UnimplementedCoordinatorServiceServer) GetStatus(context.Context, *GetStat
 }
 func (UnimplementedCoordinatorServiceServer) Explain(context.Context, *ExplainRequest) (*ExplainResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Explain not implemented")
+}
+func (UnimplementedCoordinatorServiceServer) ExportVersions(*ExportVersionsRequest, grpc.ServerStreamingServer[ExportVersionsResponse]) error {
+	return status.Error(codes.Unimplemented, "method ExportVersions not implemented")
+}
+func (UnimplementedCoordinatorServiceServer) ImportVersions(context.Context, *ImportVersionsRequest) (*ImportVersionsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ImportVersions not implemented")
 }
 func (UnimplementedCoordinatorServiceServer) testEmbeddedByValue() {}
 
@@ -993,6 +1050,35 @@ func _CoordinatorService_Explain_Handler(srv interface{}, ctx context.Context, d
 	return interceptor(ctx, in, info, handler)
 }
 
+func _CoordinatorService_ExportVersions_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(ExportVersionsRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(CoordinatorServiceServer).ExportVersions(m, &grpc.GenericServerStream[ExportVersionsRequest, ExportVersionsResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type CoordinatorService_ExportVersionsServer = grpc.ServerStreamingServer[ExportVersionsResponse]
+
+func _CoordinatorService_ImportVersions_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ImportVersionsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CoordinatorServiceServer).ImportVersions(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CoordinatorService_ImportVersions_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CoordinatorServiceServer).ImportVersions(ctx, req.(*ImportVersionsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // CoordinatorService_ServiceDesc is the grpc.ServiceDesc for CoordinatorService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -1088,6 +1174,10 @@ var CoordinatorService_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "Explain",
 			Handler:    _CoordinatorService_Explain_Handler,
 		},
+		{
+			MethodName: "ImportVersions",
+			Handler:    _CoordinatorService_ImportVersions_Handler,
+		},
 	},
 	Streams: []grpc.StreamDesc{
 		{
@@ -1104,6 +1194,11 @@ var CoordinatorService_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "RepairReplicas",
 			Handler:       _CoordinatorService_RepairReplicas_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "ExportVersions",
+			Handler:       _CoordinatorService_ExportVersions_Handler,
 			ServerStreams: true,
 		},
 	},

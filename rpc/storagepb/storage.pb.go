@@ -193,9 +193,10 @@ func (Code) EnumDescriptor() ([]byte, []int) {
 type Hello struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	Uuid          string                 `protobuf:"bytes,2,opt,name=uuid,proto3" json:"uuid,omitempty"`     // made when the data directory was
-	Clock         uint64                 `protobuf:"fixed64,3,opt,name=clock,proto3" json:"clock,omitempty"` // as in BatchReply
-	Boot          uint64                 `protobuf:"varint,4,opt,name=boot,proto3" json:"boot,omitempty"`    // as in BatchReply
+	Uuid          string                 `protobuf:"bytes,2,opt,name=uuid,proto3" json:"uuid,omitempty"`          // made when the data directory was
+	Clock         uint64                 `protobuf:"fixed64,3,opt,name=clock,proto3" json:"clock,omitempty"`      // as in BatchReply
+	Boot          uint64                 `protobuf:"varint,4,opt,name=boot,proto3" json:"boot,omitempty"`         // as in BatchReply
+	Protocol      uint32                 `protobuf:"varint,5,opt,name=protocol,proto3" json:"protocol,omitempty"` // the version that the node chose of those it was offered; 0: version 1
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -254,6 +255,13 @@ func (x *Hello) GetClock() uint64 {
 func (x *Hello) GetBoot() uint64 {
 	if x != nil {
 		return x.Boot
+	}
+	return 0
+}
+
+func (x *Hello) GetProtocol() uint32 {
+	if x != nil {
+		return x.Protocol
 	}
 	return 0
 }
@@ -1483,12 +1491,13 @@ var File_storagepb_storage_proto protoreflect.FileDescriptor
 
 const file_storagepb_storage_proto_rawDesc = "" +
 	"\n" +
-	"\x17storagepb/storage.proto\x12\x11pairdb.storage.v1\"U\n" +
+	"\x17storagepb/storage.proto\x12\x11pairdb.storage.v1\"q\n" +
 	"\x05Hello\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04uuid\x18\x02 \x01(\tR\x04uuid\x12\x14\n" +
 	"\x05clock\x18\x03 \x01(\x06R\x05clock\x12\x12\n" +
-	"\x04boot\x18\x04 \x01(\x04R\x04boot\"E\n" +
+	"\x04boot\x18\x04 \x01(\x04R\x04boot\x12\x1a\n" +
+	"\bprotocol\x18\x05 \x01(\rR\bprotocol\"E\n" +
 	"\x05Batch\x12<\n" +
 	"\n" +
 	"operations\x18\x01 \x03(\v2\x1c.pairdb.storage.v1.OperationR\n" +

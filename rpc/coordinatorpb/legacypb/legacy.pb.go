@@ -28,7 +28,7 @@ var File_coordinatorpb_legacypb_legacy_proto protoreflect.FileDescriptor
 
 const file_coordinatorpb_legacypb_legacy_proto_rawDesc = "" +
 	"\n" +
-	"#coordinatorpb/legacypb/legacy.proto\x12\x05proto\x1a\x1fcoordinatorpb/coordinator.proto2\x91\x15\n" +
+	"#coordinatorpb/legacypb/legacy.proto\x12\x05proto\x1a\x1fcoordinatorpb/coordinator.proto2\xf1\x16\n" +
 	"\x12CoordinatorService\x12j\n" +
 	"\rWriteKeyValue\x12+.pairdb.coordinator.v1.WriteKeyValueRequest\x1a,.pairdb.coordinator.v1.WriteKeyValueResponse\x12g\n" +
 	"\fReadKeyValue\x12*.pairdb.coordinator.v1.ReadKeyValueRequest\x1a+.pairdb.coordinator.v1.ReadKeyValueResponse\x12m\n" +
@@ -55,7 +55,9 @@ const file_coordinatorpb_legacypb_legacy_proto_rawDesc = "" +
 	"\x0ePlanNodeChange\x12,.pairdb.coordinator.v1.PlanNodeChangeRequest\x1a-.pairdb.coordinator.v1.PlanNodeChangeResponse\x12o\n" +
 	"\x0eRepairReplicas\x12,.pairdb.coordinator.v1.RepairReplicasRequest\x1a-.pairdb.coordinator.v1.RepairReplicasResponse0\x01\x12^\n" +
 	"\tGetStatus\x12'.pairdb.coordinator.v1.GetStatusRequest\x1a(.pairdb.coordinator.v1.GetStatusResponse\x12X\n" +
-	"\aExplain\x12%.pairdb.coordinator.v1.ExplainRequest\x1a&.pairdb.coordinator.v1.ExplainResponseB:Z8github.com/pairdb/coordinator/rpc/coordinatorpb/legacypbb\x06proto3"
+	"\aExplain\x12%.pairdb.coordinator.v1.ExplainRequest\x1a&.pairdb.coordinator.v1.ExplainResponse\x12o\n" +
+	"\x0eExportVersions\x12,.pairdb.coordinator.v1.ExportVersionsRequest\x1a-.pairdb.coordinator.v1.ExportVersionsResponse0\x01\x12m\n" +
+	"\x0eImportVersions\x12,.pairdb.coordinator.v1.ImportVersionsRequest\x1a-.pairdb.coordinator.v1.ImportVersionsResponseB:Z8github.com/pairdb/coordinator/rpc/coordinatorpb/legacypbb\x06proto3"
 
 var file_coordinatorpb_legacypb_legacy_proto_goTypes = []any{
 	(*coordinatorpb.WriteKeyValueRequest)(nil),            // 0: pairdb.coordinator.v1.WriteKeyValueRequest
@@ -83,31 +85,35 @@ var file_coordinatorpb_legacypb_legacy_proto_goTypes = []any{
 	(*coordinatorpb.RepairReplicasRequest)(nil),           // 22: pairdb.coordinator.v1.RepairReplicasRequest
 	(*coordinatorpb.GetStatusRequest)(nil),                // 23: pairdb.coordinator.v1.GetStatusRequest
 	(*coordinatorpb.ExplainRequest)(nil),                  // 24: pairdb.coordinator.v1.ExplainRequest
-	(*coordinatorpb.WriteKeyValueResponse)(nil),           // 25: pairdb.coordinator.v1.WriteKeyValueResponse
-	(*coordinatorpb.ReadKeyValueResponse)(nil),            // 26: pairdb.coordinator.v1.ReadKeyValueResponse
-	(*coordinatorpb.DeleteKeyValueResponse)(nil),          // 27: pairdb.coordinator.v1.DeleteKeyValueResponse
-	(*coordinatorpb.PipelineResponse)(nil),                // 28: pairdb.coordinator.v1.PipelineResponse
-	(*coordinatorpb.BatchWriteResponse)(nil),              // 29: pairdb.coordinator.v1.BatchWriteResponse
-	(*coordinatorpb.BatchReadResponse)(nil),               // 30: pairdb.coordinator.v1.BatchReadResponse
-	(*coordinatorpb.ListKeysResponse)(nil),                // 31: pairdb.coordinator.v1.ListKeysResponse
-	(*coordinatorpb.ScanKeysResponse)(nil),                // 32: pairdb.coordinator.v1.ScanKeysResponse
-	(*coordinatorpb.CreateTenantResponse)(nil),            // 33: pairdb.coordinator.v1.CreateTenantResponse
-	(*coordinatorpb.UpdateReplicationFactorResponse)(nil), // 34: pairdb.coordinator.v1.UpdateReplicationFactorResponse
-	(*coordinatorpb.GetTenantResponse)(nil),               // 35: pairdb.coordinator.v1.GetTenantResponse
-	(*coordinatorpb.ListTenantsResponse)(nil),             // 36: pairdb.coordinator.v1.ListTenantsResponse
-	(*coordinatorpb.DeleteTenantResponse)(nil),            // 37: pairdb.coordinator.v1.DeleteTenantResponse
-	(*coordinatorpb.GetTenantLimitsResponse)(nil),         // 38: pairdb.coordinator.v1.GetTenantLimitsResponse
-	(*coordinatorpb.SetTenantLimitsResponse)(nil),         // 39: pairdb.coordinator.v1.SetTenantLimitsResponse
-	(*coordinatorpb.AddStorageNodeResponse)(nil),          // 40: pairdb.coordinator.v1.AddStorageNodeResponse
-	(*coordinatorpb.RemoveStorageNodeResponse)(nil),       // 41: pairdb.coordinator.v1.RemoveStorageNodeResponse
-	(*coordinatorpb.ListStorageNodesResponse)(nil),        // 42: pairdb.coordinator.v1.ListStorageNodesResponse
-	(*coordinatorpb.GetMigrationStatusResponse)(nil),      // 43: pairdb.coordinator.v1.GetMigrationStatusResponse
-	(*coordinatorpb.ListMigrationsResponse)(nil),          // 44: pairdb.coordinator.v1.ListMigrationsResponse
-	(*coordinatorpb.CancelMigrationResponse)(nil),         // 45: pairdb.coordinator.v1.CancelMigrationResponse
-	(*coordinatorpb.PlanNodeChangeResponse)(nil),          // 46: pairdb.coordinator.v1.PlanNodeChangeResponse
-	(*coordinatorpb.RepairReplicasResponse)(nil),          // 47: pairdb.coordinator.v1.RepairReplicasResponse
-	(*coordinatorpb.GetStatusResponse)(nil),               // 48: pairdb.coordinator.v1.GetStatusResponse
-	(*coordinatorpb.ExplainResponse)(nil),                 // 49: pairdb.coordinator.v1.ExplainResponse
+	(*coordinatorpb.ExportVersionsRequest)(nil),           // 25: pairdb.coordinator.v1.ExportVersionsRequest
+	(*coordinatorpb.ImportVersionsRequest)(nil),           // 26: pairdb.coordinator.v1.ImportVersionsRequest
+	(*coordinatorpb.WriteKeyValueResponse)(nil),           // 27: pairdb.coordinator.v1.WriteKeyValueResponse
+	(*coordinatorpb.ReadKeyValueResponse)(nil),            // 28: pairdb.coordinator.v1.ReadKeyValueResponse
+	(*coordinatorpb.DeleteKeyValueResponse)(nil),          // 29: pairdb.coordinator.v1.DeleteKeyValueResponse
+	(*coordinatorpb.PipelineResponse)(nil),                // 30: pairdb.coordinator.v1.PipelineResponse
+	(*coordinatorpb.BatchWriteResponse)(nil),              // 31: pairdb.coordinator.v1.BatchWriteResponse
+	(*coordinatorpb.BatchReadResponse)(nil),               // 32: pairdb.coordinator.v1.BatchReadResponse
+	(*coordinatorpb.ListKeysResponse)(nil),                // 33: pairdb.coordinator.v1.ListKeysResponse
+	(*coordinatorpb.ScanKeysResponse)(nil),                // 34: pairdb.coordinator.v1.ScanKeysResponse
+	(*coordinatorpb.CreateTenantResponse)(nil),            // 35: pairdb.coordinator.v1.CreateTenantResponse
+	(*coordinatorpb.UpdateReplicationFactorResponse)(nil), // 36: pairdb.coordinator.v1.UpdateReplicationFactorResponse
+	(*coordinatorpb.GetTenantResponse)(nil),               // 37: pairdb.coordinator.v1.GetTenantResponse
+	(*coordinatorpb.ListTenantsResponse)(nil),             // 38: pairdb.coordinator.v1.ListTenantsResponse
+	(*coordinatorpb.DeleteTenantResponse)(nil),            // 39: pairdb.coordinator.v1.DeleteTenantResponse
+	(*coordinatorpb.GetTenantLimitsResponse)(nil),         // 40: pairdb.coordinator.v1.GetTenantLimitsResponse
+	(*coordinatorpb.SetTenantLimitsResponse)(nil),         // 41: pairdb.coordinator.v1.SetTenantLimitsResponse
+	(*coordinatorpb.AddStorageNodeResponse)(nil),          // 42: pairdb.coordinator.v1.AddStorageNodeResponse
+	(*coordinatorpb.RemoveStorageNodeResponse)(nil),       // 43: pairdb.coordinator.v1.RemoveStorageNodeResponse
+	(*coordinatorpb.ListStorageNodesResponse)(nil),        // 44: pairdb.coordinator.v1.ListStorageNodesResponse
+	(*coordinatorpb.GetMigrationStatusResponse)(nil),      // 45: pairdb.coordinator.v1.GetMigrationStatusResponse
+	(*coordinatorpb.ListMigrationsResponse)(nil),          // 46: pairdb.coordinator.v1.ListMigrationsResponse
+	(*coordinatorpb.CancelMigrationResponse)(nil),         // 47: pairdb.coordinator.v1.CancelMigrationResponse
+	(*coordinatorpb.PlanNodeChangeResponse)(nil),          // 48: pairdb.coordinator.v1.PlanNodeChangeResponse
+	(*coordinatorpb.RepairReplicasResponse)(nil),          // 49: pairdb.coordinator.v1.RepairReplicasResponse
+	(*coordinatorpb.GetStatusResponse)(nil),               // 50: pairdb.coordinator.v1.GetStatusResponse
+	(*coordinatorpb.ExplainResponse)(nil),                 // 51: pairdb.coordinator.v1.ExplainResponse
+	(*coordinatorpb.ExportVersionsResponse)(nil),          // 52: pairdb.coordinator.v1.ExportVersionsResponse
+	(*coordinatorpb.ImportVersionsResponse)(nil),          // 53: pairdb.coordinator.v1.ImportVersionsResponse
 }
 var file_coordinatorpb_legacypb_legacy_proto_depIdxs = []int32{
 	0,  // 0: proto.CoordinatorService.WriteKeyValue:input_type -> pairdb.coordinator.v1.WriteKeyValueRequest
@@ -135,33 +141,37 @@ var file_coordinatorpb_legacypb_legacy_proto_depIdxs = []int32{
 	22, // 22: proto.CoordinatorService.RepairReplicas:input_type -> pairdb.coordinator.v1.RepairReplicasRequest
 	23, // 23: proto.CoordinatorService.GetStatus:input_type -> pairdb.coordinator.v1.GetStatusRequest
 	24, // 24: proto.CoordinatorService.Explain:input_type -> pairdb.coordinator.v1.ExplainRequest
-	25, // 25: proto.CoordinatorService.WriteKeyValue:output_type -> pairdb.coordinator.v1.WriteKeyValueResponse
-	26, // 26: proto.CoordinatorService.ReadKeyValue:output_type -> pairdb.coordinator.v1.ReadKeyValueResponse
-	27, // 27: proto.CoordinatorService.DeleteKeyValue:output_type -> pairdb.coordinator.v1.DeleteKeyValueResponse
-	28, // 28: proto.CoordinatorService.Pipeline:output_type -> pairdb.coordinator.v1.PipelineResponse
-	29, // 29: proto.CoordinatorService.BatchWrite:output_type -> pairdb.coordinator.v1.BatchWriteResponse
-	30, // 30: proto.CoordinatorService.BatchRead:output_type -> pairdb.coordinator.v1.BatchReadResponse
-	31, // 31: proto.CoordinatorService.ListKeys:output_type -> pairdb.coordinator.v1.ListKeysResponse
-	32, // 32: proto.CoordinatorService.ScanKeys:output_type -> pairdb.coordinator.v1.ScanKeysResponse
-	33, // 33: proto.CoordinatorService.CreateTenant:output_type -> pairdb.coordinator.v1.CreateTenantResponse
-	34, // 34: proto.CoordinatorService.UpdateReplicationFactor:output_type -> pairdb.coordinator.v1.UpdateReplicationFactorResponse
-	35, // 35: proto.CoordinatorService.GetTenant:output_type -> pairdb.coordinator.v1.GetTenantResponse
-	36, // 36: proto.CoordinatorService.ListTenants:output_type -> pairdb.coordinator.v1.ListTenantsResponse
-	37, // 37: proto.CoordinatorService.DeleteTenant:output_type -> pairdb.coordinator.v1.DeleteTenantResponse
-	38, // 38: proto.CoordinatorService.GetTenantLimits:output_type -> pairdb.coordinator.v1.GetTenantLimitsResponse
-	39, // 39: proto.CoordinatorService.SetTenantLimits:output_type -> pairdb.coordinator.v1.SetTenantLimitsResponse
-	40, // 40: proto.CoordinatorService.AddStorageNode:output_type -> pairdb.coordinator.v1.AddStorageNodeResponse
-	41, // 41: proto.CoordinatorService.RemoveStorageNode:output_type -> pairdb.coordinator.v1.RemoveStorageNodeResponse
-	42, // 42: proto.CoordinatorService.ListStorageNodes:output_type -> pairdb.coordinator.v1.ListStorageNodesResponse
-	43, // 43: proto.CoordinatorService.GetMigrationStatus:output_type -> pairdb.coordinator.v1.GetMigrationStatusResponse
-	44, // 44: proto.CoordinatorService.ListMigrations:output_type -> pairdb.coordinator.v1.ListMigrationsResponse
-	45, // 45: proto.CoordinatorService.CancelMigration:output_type -> pairdb.coordinator.v1.CancelMigrationResponse
-	46, // 46: proto.CoordinatorService.PlanNodeChange:output_type -> pairdb.coordinator.v1.PlanNodeChangeResponse
-	47, // 47: proto.CoordinatorService.RepairReplicas:output_type -> pairdb.coordinator.v1.RepairReplicasResponse
-	48, // 48: proto.CoordinatorService.GetStatus:output_type -> pairdb.coordinator.v1.GetStatusResponse
-	49, // 49: proto.CoordinatorService.Explain:output_type -> pairdb.coordinator.v1.ExplainResponse
-	25, // [25:50] is the sub-list for method output_type
-	0,  // [0:25] is the sub-list for method input_type
+	25, // 25: proto.CoordinatorService.ExportVersions:input_type -> pairdb.coordinator.v1.ExportVersionsRequest
+	26, // 26: proto.CoordinatorService.ImportVersions:input_type -> pairdb.coordinator.v1.ImportVersionsRequest
+	27, // 27: proto.CoordinatorService.WriteKeyValue:output_type -> pairdb.coordinator.v1.WriteKeyValueResponse
+	28, // 28: proto.CoordinatorService.ReadKeyValue:output_type -> pairdb.coordinator.v1.ReadKeyValueResponse
+	29, // 29: proto.CoordinatorService.DeleteKeyValue:output_type -> pairdb.coordinator.v1.DeleteKeyValueResponse
+	30, // 30: proto.CoordinatorService.Pipeline:output_type -> pairdb.coordinator.v1.PipelineResponse
+	31, // 31: proto.CoordinatorService.BatchWrite:output_type -> pairdb.coordinator.v1.BatchWriteResponse
+	32, // 32: proto.CoordinatorService.BatchRead:output_type -> pairdb.coordinator.v1.BatchReadResponse
+	33, // 33: proto.CoordinatorService.ListKeys:output_type -> pairdb.coordinator.v1.ListKeysResponse
+	34, // 34: proto.CoordinatorService.ScanKeys:output_type -> pairdb.coordinator.v1.ScanKeysResponse
+	35, // 35: proto.CoordinatorService.CreateTenant:output_type -> pairdb.coordinator.v1.CreateTenantResponse
+	36, // 36: proto.CoordinatorService.UpdateReplicationFactor:output_type -> pairdb.coordinator.v1.UpdateReplicationFactorResponse
+	37, // 37: proto.CoordinatorService.GetTenant:output_type -> pairdb.coordinator.v1.GetTenantResponse
+	38, // 38: proto.CoordinatorService.ListTenants:output_type -> pairdb.coordinator.v1.ListTenantsResponse
+	39, // 39: proto.CoordinatorService.DeleteTenant:output_type -> pairdb.coordinator.v1.DeleteTenantResponse
+	40, // 40: proto.CoordinatorService.GetTenantLimits:output_type -> pairdb.coordinator.v1.GetTenantLimitsResponse
+	41, // 41: proto.CoordinatorService.SetTenantLimits:output_type -> pairdb.coordinator.v1.SetTenantLimitsResponse
+	42, // 42: proto.CoordinatorService.AddStorageNode:output_type -> pairdb.coordinator.v1.AddStorageNodeResponse
+	43, // 43: proto.CoordinatorService.RemoveStorageNode:output_type -> pairdb.coordinator.v1.RemoveStorageNodeResponse
+	44, // 44: proto.CoordinatorService.ListStorageNodes:output_type -> pairdb.coordinator.v1.ListStorageNodesResponse
+	45, // 45: proto.CoordinatorService.GetMigrationStatus:output_type -> pairdb.coordinator.v1.GetMigrationStatusResponse
+	46, // 46: proto.CoordinatorService.ListMigrations:output_type -> pairdb.coordinator.v1.ListMigrationsResponse
+	47, // 47: proto.CoordinatorService.CancelMigration:output_type -> pairdb.coordinator.v1.CancelMigrationResponse
+	48, // 48: proto.CoordinatorService.PlanNodeChange:output_type -> pairdb.coordinator.v1.PlanNodeChangeResponse
+	49, // 49: proto.CoordinatorService.RepairReplicas:output_type -> pairdb.coordinator.v1.RepairReplicasResponse
+	50, // 50: proto.CoordinatorService.GetStatus:output_type -> pairdb.coordinator.v1.GetStatusResponse
+	51, // 51: proto.CoordinatorService.Explain:output_type -> pairdb.coordinator.v1.ExplainResponse
+	52, // 52: proto.CoordinatorService.ExportVersions:output_type -> pairdb.coordinator.v1.ExportVersionsResponse
+	53, // 53: proto.CoordinatorService.ImportVersions:output_type -> pairdb.coordinator.v1.ImportVersionsResponse
+	27, // [27:54] is the sub-list for method output_type
+	0,  // [0:27] is the sub-list for method input_type
 	0,  // [0:0] is the sub-list for extension type_name
 	0,  // [0:0] is the sub-list for extension extendee
 	0,  // [0:0] is the sub-list for field type_name

@@ -48,6 +48,8 @@ const (
 	CoordinatorService_RepairReplicas_FullMethodName          = "/proto.CoordinatorService/RepairReplicas"
 	CoordinatorService_GetStatus_FullMethodName               = "/proto.CoordinatorService/GetStatus"
 	CoordinatorService_Explain_FullMethodName                 = "/proto.CoordinatorService/Explain"
+	CoordinatorService_ExportVersions_FullMethodName          = "/proto.CoordinatorService/ExportVersions"
+	CoordinatorService_ImportVersions_FullMethodName          = "/proto.CoordinatorService/ImportVersions"
 )
 
 // CoordinatorServiceClient is the client API for CoordinatorService service.
@@ -79,6 +81,8 @@ type CoordinatorServiceClient interface {
 	RepairReplicas(ctx context.Context, in *coordinatorpb.RepairReplicasRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[coordinatorpb.RepairReplicasResponse], error)
 	GetStatus(ctx context.Context, in *coordinatorpb.GetStatusRequest, opts ...grpc.CallOption) (*coordinatorpb.GetStatusResponse, error)
 	Explain(ctx context.Context, in *coordinatorpb.ExplainRequest, opts ...grpc.CallOption) (*coordinatorpb.ExplainResponse, error)
+	ExportVersions(ctx context.Context, in *coordinatorpb.ExportVersionsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[coordinatorpb.ExportVersionsResponse], error)
+	ImportVersions(ctx context.Context, in *coordinatorpb.ImportVersionsRequest, opts ...grpc.CallOption) (*coordinatorpb.ImportVersionsResponse, error)
 }
 
 type coordinatorServiceClient struct {
@@ -360,6 +364,35 @@ func (c *coordinatorServiceClient) Explain(ctx context.Context, in *coordinatorp
 	return out, nil
 }
 
+func (c *coordinatorServiceClient) ExportVersions(ctx context.Context, in *coordinatorpb.ExportVersionsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[coordinatorpb.ExportVersionsResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &CoordinatorService_ServiceDesc.Streams[3], CoordinatorService_ExportVersions_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[coordinatorpb.ExportVersionsRequest, coordinatorpb.ExportVersionsResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type CoordinatorService_ExportVersionsClient = grpc.ServerStreamingClient[coordinatorpb.ExportVersionsResponse]
+
+func (c *coordinatorServiceClient) ImportVersions(ctx context.Context, in *coordinatorpb.ImportVersionsRequest, opts ...grpc.CallOption) (*coordinatorpb.ImportVersionsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(coordinatorpb.ImportVersionsResponse)
+	err := c.cc.Invoke(ctx, CoordinatorService_ImportVersions_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // CoordinatorServiceServer is the server API for CoordinatorService service.
 // All implementations should embed UnimplementedCoordinatorServiceServer
 // for forward compatibility.
@@ -389,6 +422,8 @@ type CoordinatorServiceServer interface {
 	RepairReplicas(*coordinatorpb.RepairReplicasRequest, grpc.ServerStreamingServer[coordinatorpb.RepairReplicasResponse]) error
 	GetStatus(context.Context, *coordinatorpb.GetStatusRequest) (*coordinatorpb.GetStatusResponse, error)
 	Explain(context.Context, *coordinatorpb.ExplainRequest) (*coordinatorpb.ExplainResponse, error)
+	ExportVersions(*coordinatorpb.ExportVersionsRequest, grpc.ServerStreamingServer[coordinatorpb.ExportVersionsResponse]) error
+	ImportVersions(context.Context, *coordinatorpb.ImportVersionsRequest) (*coordinatorpb.ImportVersionsResponse, error)
 }
 
 // UnimplementedCoordinatorServiceServer should be embedded to have
@@ -472,6 +507,12 @@ func (UnimplementedCoordinatorServiceServer) GetStatus(context.Context, *coordin
 }
 func (UnimplementedCoordinatorServiceServer) Explain(context.Context, *coordinatorpb.ExplainRequest) (*coordinatorpb.ExplainResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Explain not implemented")
+}
+func (UnimplementedCoordinatorServiceServer) ExportVersions(*coordinatorpb.ExportVersionsRequest, grpc.ServerStreamingServer[coordinatorpb.ExportVersionsResponse]) error {
+	return status.Error(codes.Unimplemented, "method ExportVersions not implemented")
+}
+func (UnimplementedCoordinatorServiceServer) ImportVersions(context.Context, *coordinatorpb.ImportVersionsRequest) (*coordinatorpb.ImportVersionsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ImportVersions not implemented")
 }
 func (UnimplementedCoordinatorServiceServer) testEmbeddedByValue() {}
 
@@ -918,6 +959,35 @@ func _CoordinatorService_Explain_Handler(srv interface{}, ctx context.Context, d
 	return interceptor(ctx, in, info, handler)
 }
 
+func _CoordinatorService_ExportVersions_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(coordinatorpb.ExportVersionsRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(CoordinatorServiceServer).ExportVersions(m, &grpc.GenericServerStream[coordinatorpb.ExportVersionsRequest, coordinatorpb.ExportVersionsResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type CoordinatorService_ExportVersionsServer = grpc.ServerStreamingServer[coordinatorpb.ExportVersionsResponse]
+
+func _CoordinatorService_ImportVersions_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(coordinatorpb.ImportVersionsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CoordinatorServiceServer).ImportVersions(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CoordinatorService_ImportVersions_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CoordinatorServiceServer).ImportVersions(ctx, req.(*coordinatorpb.ImportVersionsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // CoordinatorService_ServiceDesc is the grpc.ServiceDesc for CoordinatorService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -1013,6 +1083,10 @@ var CoordinatorService_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "Explain",
 			Handler:    _CoordinatorService_Explain_Handler,
 		},
+		{
+			MethodName: "ImportVersions",
+			Handler:    _CoordinatorService_ImportVersions_Handler,
+		},
 	},
 	Streams: []grpc.StreamDesc{
 		{
@@ -1029,6 +1103,11 @@ var CoordinatorService_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "RepairReplicas",
 			Handler:       _CoordinatorService_RepairReplicas_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "ExportVersions",
+			Handler:       _CoordinatorService_ExportVersions_Handler,
 			ServerStreams: true,
 		},
 	},
