@@ -33,6 +33,7 @@ race: ## every test under the race detector (needs a C compiler), but those of w
 lint: ## formatting, vet, staticcheck, imports
 	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "gofmt: $$unformatted"; exit 1; }
 	$(GO) vet ./...
+	$(GO) vet -tags overload,mutant ./coord ./ops/guard
 	$(GO) run $(STATICCHECK) ./...
 
 vuln: ## known vulnerabilities in what is used (asks the network for its database)
@@ -44,13 +45,8 @@ golden: ## rewrite the expected output of the scenarios; review the diff as code
 proto: ## generate code from rpc/*pb/*.proto again
 	cd rpc && $(GO) run $(BUF) generate
 
-fuzz: ## each fuzz target for FUZZTIME
-	@set -e; for package in $$($(GO) list ./...); do \
-		for target in $$($(GO) test -list '^Fuzz' $$package | grep '^Fuzz'); do \
-			echo "$$package $$target"; \
-			$(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) $$package; \
-		done; \
-	done
+fuzz: ## each fuzz target for FUZZTIME; FUZZRESULTS=file keeps what was run, and goes on from there
+	$(GO) run ./ops/fuzz -for $(FUZZTIME) $(if $(FUZZRESULTS),-results $(abspath $(FUZZRESULTS)))
 
 sim: ## the simulator, resumable: SEED=n replays one seed, RUNS=n (in 500s) sets how many
 	$(GO) test ./coord -run 'TestSimulation$$' -v -timeout 0 \

@@ -62,7 +62,7 @@ func (c *capped) serve(each time.Duration) {
 			name := call.Tenant + ":" + call.Key
 			held := c.held[name]
 			if call.Kind == coord.CallApply {
-				store, err := coord.Admit(&held.Head, &call.Version.Head, call.Intent, time.Now(), time.Minute)
+				store, err := coord.Admit(&held.Head, 0, &call.Version.Head, call.Intent, time.Now(), time.Minute)
 				if err != nil {
 					call.Finish(err)
 					continue
@@ -85,7 +85,14 @@ func (c *capped) Do(call *coord.Call) {
 		call.Finish(fmt.Errorf("%w: queue is full", coord.ErrReplicaRefused))
 	}
 }
-func (c *capped) Unavailable() error { return nil }
+func (c *capped) Unavailable() error             { return nil }
+func (c *capped) Heard() (uint64, time.Duration) { return 0, 0 }
+func (c *capped) Adopt(context.Context, uint64, []byte) error {
+	return nil
+}
+func (c *capped) Sums(_ context.Context, r coord.SumRequest) ([]coord.SpanSums, error) {
+	return make([]coord.SpanSums, len(r.Spans)), nil
+}
 func (c *capped) Describe(context.Context) (coord.NodeDescription, error) {
 	return coord.NodeDescription{ID: c.id, UUID: "uuid-" + c.id}, nil
 }
@@ -134,7 +141,8 @@ func startLoadTest(t *testing.T) *loadTest {
 	})
 	fail(err)
 	for i := range 3 {
-		fail(engine.AddNode(ctx, coord.StorageNode{ID: fmt.Sprint("n", i), Host: "h", Port: i + 1, VirtualNodes: 150}))
+		_, err := engine.AddNode(ctx, coord.StorageNode{ID: fmt.Sprint("n", i), Host: "h", Port: i + 1, VirtualNodes: 150})
+		fail(err)
 	}
 	for _, tenant := range []string{"good", "noisy"} {
 		_, err := engine.CreateTenant(ctx, tenant, 3)
