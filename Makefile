@@ -59,7 +59,7 @@ overload: ## what ten times too much load and a noisy tenant do; needs a machine
 	$(GO) test -tags overload -run TestOverloadAndFairness -v -timeout 0 ./ops/guard
 
 hostile: ## clients that mean harm, at full size
-	ulimit -n 65536; $(GO) test -run 'TestIdleConnections|TestRapidResets|TestHugeHeaders|TestAnswersThatNobodyReads' -v ./rpc \
+	$(GO) test -count=1 -run 'TestIdleConnections|TestSlowReaders|TestRapidResets|TestHugeHeaders|TestAnswersThatNobodyReads' -v ./rpc \
 		-hostile.connections=10000 -hostile.resets=500000 -hostile.streams=1000
 
 scale: ## topology changes, lost disks, comparisons and tombstones at full size, some 15 minutes
