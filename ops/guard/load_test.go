@@ -17,7 +17,9 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
 
 	"github.com/pairdb/coordinator/rpc/coordinatorpb"
 )
@@ -53,6 +55,7 @@ type load struct {
 type sample struct {
 	Began, Took time.Duration
 	OK          bool
+	Code        codes.Code
 }
 
 // patience is how long a client waits for an answer.
@@ -171,10 +174,19 @@ func (c *clients) write(tenant string, start time.Time) {
 	_, err := c.stubs[n%connections].WriteKeyValue(ctx, &coordinatorpb.WriteKeyValueRequest{
 		TenantId: tenant, Key: fmt.Sprint("k", n%1000), Value: make([]byte, 100),
 	})
-	s := sample{began.Sub(start), time.Since(began), err == nil}
+	s := sample{began.Sub(start), time.Since(began), err == nil, status.Code(err)}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.all = append(c.all, s)
+}
+
+// codesOf counts what became of a load.
+func codesOf(all []sample) map[string]int {
+	n := map[string]int{}
+	for _, s := range all {
+		n[s.Code.String()]++
+	}
+	return n
 }
 
 // succeeded is how many writes of a load did, per second.

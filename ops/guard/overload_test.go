@@ -180,7 +180,7 @@ func TestOverloadAndFairness(t *testing.T) {
 	peak := succeeded(clients.run(load{Tenant: "good", Workers: 64, For: d}), d)
 	normal := clients.run(load{Tenant: "good", PerSecond: peak / 2, For: d})
 	before := percentile(normal, 0.99, 0, d)
-	t.Logf("peak %.0f writes a second; at half of it p50 %v, p99 %v", peak, percentile(normal, 0.5, 0, d), before)
+	t.Logf("peak %.0f writes a second; at half of it p50 %v, p99 %v; %v", peak, percentile(normal, 0.5, 0, d), before, codesOf(normal))
 
 	var grown atomic.Uint64
 	sampling, stop := context.WithCancel(t.Context())
@@ -198,8 +198,8 @@ func TestOverloadAndFairness(t *testing.T) {
 	sampler.Wait()
 	goodput := succeeded(flood, d)
 	_, shed := l.server.Limiter().Refused()
-	t.Logf("at ten times as much: %.0f a second (%.0f %%), p99 of those %v; %d asked for, %d refused for load; at most %d MiB; %d may be under way",
-		goodput, 100*goodput/peak, latencyOfServed(flood), len(flood), shed, grown.Load()>>20, l.server.Limiter().Allowed())
+	t.Logf("at ten times as much: %.0f a second (%.0f %%), p99 of those %v; %v, %d refused for load; at most %d MiB; %d may be under way",
+		goodput, 100*goodput/peak, latencyOfServed(flood), codesOf(flood), shed, grown.Load()>>20, l.server.Limiter().Allowed())
 	if goodput < least*peak {
 		t.Errorf("goodput falls to %.0f of %.0f", goodput, peak)
 	}
