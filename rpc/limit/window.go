@@ -90,9 +90,9 @@ func (w *window) turn(now int64) {
 	expired := w.expired.Swap(0)
 	allowed := w.allowed.Load()
 	if done < enough {
-		// Where hardly any is done in its time there is a queue, however long.
+		// Where hardly any is done in its time there is a queue, and a long one.
 		if expired >= enough {
-			w.allowed.Store(min(max(min(allowed, peak)*7/8, fewest), allowed))
+			w.allowed.Store(min(max(min(allowed, peak)/2, fewest), allowed))
 		}
 		return
 	}
