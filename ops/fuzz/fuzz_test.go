@@ -17,6 +17,10 @@ var module = map[string]string{
 
 import "testing"
 
+const text = ` + "`" + `
+func FuzzNothing(f *testing.F) {}
+` + "`" + `
+
 func FuzzHolds(f *testing.F) {
 	f.Add(1)
 	f.Fuzz(func(t *testing.T, n int) {})

@@ -3,6 +3,9 @@ package main
 import (
 	"context"
 	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -26,8 +29,22 @@ type target struct {
 // name is unique in a module.
 func (t *target) name() string { return t.path + "." + t.function }
 
-// declared finds fuzz targets in what a test file holds.
-var declared = regexp.MustCompile(`(?m)^func (Fuzz[A-Z]\w*)\(\w+ \*testing\.F\)`)
+// declared are the fuzz targets of a test file.
+func declared(path string) ([]string, error) {
+	file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.SkipObjectResolution)
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, d := range file.Decls {
+		if f, ok := d.(*ast.FuncDecl); ok && f.Recv == nil && fuzzName.MatchString(f.Name.Name) {
+			names = append(names, f.Name.Name)
+		}
+	}
+	return names, nil
+}
+
+var fuzzName = regexp.MustCompile(`^Fuzz(\P{Ll}|$)`)
 
 // list finds the targets of packages. What runs them is built into dir.
 func list(ctx context.Context, dir string, packages []string, only *regexp.Regexp) ([]target, error) {
@@ -45,12 +62,12 @@ func list(ctx context.Context, dir string, packages []string, only *regexp.Regex
 		if len(fields) != 3 {
 			continue
 		}
-		text, err := os.ReadFile(filepath.Join(fields[1], fields[2]))
+		names, err := declared(filepath.Join(fields[1], fields[2]))
 		if err != nil {
 			return nil, err
 		}
-		for _, m := range declared.FindAllSubmatch(text, -1) {
-			t := target{path: fields[0], dir: fields[1], function: string(m[1])}
+		for _, name := range names {
+			t := target{path: fields[0], dir: fields[1], function: name}
 			if !only.MatchString(t.name()) {
 				continue
 			}
