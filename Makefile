@@ -33,6 +33,7 @@ race: ## every test under the race detector (needs a C compiler), but those of w
 lint: ## formatting, vet, staticcheck, imports
 	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "gofmt: $$unformatted"; exit 1; }
 	$(GO) vet ./...
+	$(GO) vet -tags overload,mutant ./coord ./ops/guard
 	$(GO) run $(STATICCHECK) ./...
 
 vuln: ## known vulnerabilities in what is used (asks the network for its database)
@@ -44,13 +45,8 @@ golden: ## rewrite the expected output of the scenarios; review the diff as code
 proto: ## generate code from rpc/*pb/*.proto again
 	cd rpc && $(GO) run $(BUF) generate
 
-fuzz: ## each fuzz target for FUZZTIME
-	@set -e; for package in $$($(GO) list ./...); do \
-		for target in $$($(GO) test -list '^Fuzz' $$package | grep '^Fuzz'); do \
-			echo "$$package $$target"; \
-			$(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) $$package; \
-		done; \
-	done
+fuzz: ## each fuzz target for FUZZTIME; FUZZRESULTS=file keeps what was run, and goes on from there
+	$(GO) run ./ops/fuzz -for $(FUZZTIME) $(if $(FUZZRESULTS),-results $(abspath $(FUZZRESULTS)))
 
 sim: ## the simulator, resumable: SEED=n replays one seed, RUNS=n (in 500s) sets how many
 	$(GO) test ./coord -run 'TestSimulation$$' -v -timeout 0 \
@@ -63,7 +59,7 @@ overload: ## what ten times too much load and a noisy tenant do; needs a machine
 	$(GO) test -tags overload -run TestOverloadAndFairness -v -timeout 0 ./ops/guard
 
 hostile: ## clients that mean harm, at full size
-	ulimit -n 65536; $(GO) test -run 'TestIdleConnections|TestRapidResets|TestHugeHeaders|TestAnswersThatNobodyReads' -v ./rpc \
+	$(GO) test -count=1 -run 'TestIdleConnections|TestSlowReaders|TestRapidResets|TestHugeHeaders|TestAnswersThatNobodyReads' -v ./rpc \
 		-hostile.connections=10000 -hostile.resets=500000 -hostile.streams=1000
 
 scale: ## topology changes, lost disks, comparisons and tombstones at full size, some 15 minutes

@@ -234,7 +234,7 @@ cache {
 # "authorization: Bearer TOKEN", with a JSON Web Token whose claims name the
 # tenants that the caller may reach, and its roles: "admin" administers tenants and
 # storage nodes. Default: no authentication; -dev then refuses to listen beyond
-# loopback without the flag -allow-remote.
+# loopback, for clients or for the console, without the flag -allow-remote.
 # auth {
 #   jwt {
 #     # Claims that a token must have. Default: not checked.

@@ -37,6 +37,14 @@ type gate struct {
 	mu      sync.Mutex
 	holding bool
 	held    []*coord.Call
+	scan    func(context.Context, coord.ScanRequest) (coord.ScanPage, error) // in place of the node's, where it is set
+}
+
+func (g *gate) Scan(ctx context.Context, r coord.ScanRequest) (coord.ScanPage, error) {
+	if g.scan != nil {
+		return g.scan(ctx, r)
+	}
+	return g.Replica.Scan(ctx, r)
 }
 
 func (g *gate) Unavailable() error {
@@ -629,6 +637,90 @@ func TestKeysAcrossNodes(t *testing.T) {
 		}
 		if len(got) != len(want) {
 			t.Errorf("limit %d: %d keys, want %d", limit, len(got), len(want))
+		}
+	}
+}
+
+// TestKeysOfATenantThatFollows pages through the keys of a tenant that has the id
+// of one that was deleted: it gets its own, each once, and learns of no others.
+func TestKeysOfATenantThatFollows(t *testing.T) {
+	cluster := newCluster(t, 3)
+	c := cluster.start(t, "c1", nil)
+	for i := range 40 {
+		put(t, c, fmt.Sprintf("before:%d", i), "v", coord.All)
+	}
+	if err := c.DeleteTenant(t.Context(), "shop"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.CreateTenant(t.Context(), "shop", 3); err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]bool{}
+	for i := range 20 {
+		key := fmt.Sprintf("after:%d", i)
+		put(t, c, key, "v", coord.All)
+		want[key] = true
+	}
+	for _, limit := range []int{1, 7, 1000} {
+		got := map[string]bool{}
+		for after := (*coord.Position)(nil); ; {
+			page, err := c.Keys(t.Context(), coord.KeysRequest{Tenant: "shop", After: after, Limit: limit})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, key := range page.Keys {
+				if got[key] || !want[key] {
+					t.Fatalf("limit %d: %s is listed twice or should not be", limit, key)
+				}
+				got[key] = true
+			}
+			if page.Next == nil {
+				break
+			}
+			if key := page.Next.Key; key != "" && (page.Next.Tenant != "shop" || !want[key]) {
+				t.Fatalf("limit %d: the page ends at %+v", limit, *page.Next)
+			}
+			after = page.Next
+		}
+		if len(got) != len(want) {
+			t.Errorf("limit %d: %d keys, want %d", limit, len(got), len(want))
+		}
+	}
+}
+
+// TestPositionsOfOthers: a page may end at somebody else's key, of which a
+// tenant learns no more than on which side of its own it lies.
+func TestPositionsOfOthers(t *testing.T) {
+	c := newCluster(t, 3)
+	coordinator := c.start(t, "c1", nil)
+	put(t, coordinator, "mine", "v", coord.All)
+	var ends []coord.Position
+	for _, tenant := range []string{"a", "shop", "shop\x012", "shopping"} {
+		for _, key := range []string{"", "secret"} {
+			ends = append(ends, coord.Position{Token: 5, Tenant: tenant, Key: key})
+		}
+	}
+	for i := range ends {
+		end := &ends[i]
+		for _, node := range c.nodes {
+			node.scan = func(context.Context, coord.ScanRequest) (coord.ScanPage, error) {
+				return coord.ScanPage{Next: end}, nil
+			}
+		}
+		page, err := coordinator.Keys(t.Context(), coord.KeysRequest{Tenant: "shop", Limit: 10})
+		if err != nil || page.Next == nil {
+			t.Fatalf("%+v: %+v, %v", *end, page, err)
+		}
+		next := *page.Next
+		switch {
+		case end.Tenant == "shop":
+			if next != *end {
+				t.Errorf("its own %+v is told as %+v", *end, next)
+			}
+		case next.Key != "" || next.Token != end.Token || next.Tenant != "" && next.Tenant != "shop\x00":
+			t.Errorf("%+v is told as %+v", *end, next)
+		case next.Compare(coord.Position{Token: 5, Tenant: "shop"}) != end.Compare(coord.Position{Token: 5, Tenant: "shop"}):
+			t.Errorf("%+v is told as %+v, on the other side of the tenant", *end, next)
 		}
 	}
 }

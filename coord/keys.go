@@ -37,7 +37,7 @@ func (c *Coordinator) Keys(ctx context.Context, req KeysRequest) (KeysPage, erro
 
 func (c *Coordinator) keys(ctx context.Context, v *view, tenant *Tenant, req KeysRequest) (KeysPage, error) {
 	scan := ScanRequest{
-		Epoch: v.topology.Epoch, Span: ring.Everything(), Tenant: tenant.Space, Prefix: req.Prefix, After: req.After,
+		Epoch: v.topology.Epoch, Span: ring.Everything(), Tenant: tenant.Space, Prefix: req.Prefix, After: tenant.inside(req.After),
 		Limit: min(max(req.Limit, 1), MaxScanPage),
 	}
 	answered, err := scanMembers(ctx, v, tenant, scan)
@@ -48,7 +48,9 @@ func (c *Coordinator) keys(ctx context.Context, v *view, tenant *Tenant, req Key
 	for i := range answered {
 		pages[i] = answered[i].page
 	}
-	return mergePages(pages, scan.Limit, c.options.Wall()), nil
+	page := mergePages(pages, scan.Limit, c.options.Wall())
+	page.Next = tenant.outside(page.Next)
+	return page, nil
 }
 
 // scanMembers asks the members for a page of a tenant's keys. They hold all
@@ -90,6 +92,36 @@ func scanMembers(ctx context.Context, v *view, tenant *Tenant, scan ScanRequest)
 		return nil, failed
 	}
 	return answered, nil
+}
+
+// behindTenant, behind a tenant's id or space, makes what comes after it and
+// before all others: no id holds it, and spaces hold a greater one.
+const behindTenant = "\x00"
+
+// inside is a position among a tenant's keys as replicas know it: by its space.
+func (t *Tenant) inside(p *Position) *Position {
+	switch {
+	case p == nil || p.Tenant < t.ID:
+		return p
+	case p.Tenant == t.ID:
+		return &Position{Token: p.Token, Tenant: t.Space, Key: p.Key}
+	}
+	return &Position{Token: p.Token, Tenant: t.Space + behindTenant}
+}
+
+// outside is a replica's position as the tenant may know it. One at a key that
+// is not the tenant's, perhaps of one of the same id that was deleted, says only
+// on which side of the tenant's keys it lies.
+func (t *Tenant) outside(p *Position) *Position {
+	switch {
+	case p == nil:
+		return nil
+	case p.Tenant == t.Space:
+		return &Position{Token: p.Token, Tenant: t.ID, Key: p.Key}
+	case p.Tenant < t.Space:
+		return &Position{Token: p.Token}
+	}
+	return &Position{Token: p.Token, Tenant: t.ID + behindTenant}
 }
 
 // mergePages merges what nodes answered to the same scan, up to the least

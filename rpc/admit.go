@@ -30,12 +30,12 @@ func refused(err error) error { return &coord.WriteError{Outcome: coord.NotAppli
 var errNoRoomForAnswer = &limit.Refusal{Kind: coord.ErrOverloaded, After: retryAfter,
 	Text: coord.ErrOverloaded.Error() + ": too many bytes of answers wait to be read"}
 
-func (a *admission) Write(ctx context.Context, req coord.WriteRequest) (coord.WriteResult, error) {
+func (a *admission) Write(ctx context.Context, req coord.WriteRequest) (result coord.WriteResult, err error) {
 	pass, err := a.limiter.Enter(req.Tenant, len(req.Value))
 	if err != nil {
 		return coord.WriteResult{}, refused(err)
 	}
-	defer a.limiter.Leave(pass, 0)
+	defer func() { a.limiter.Leave(pass, 0, err) }()
 	return a.Engine.Write(ctx, req)
 }
 
@@ -44,7 +44,7 @@ func (a *admission) Read(ctx context.Context, req coord.ReadRequest) (result coo
 	if err != nil {
 		return coord.ReadResult{}, err
 	}
-	defer func() { a.limiter.Leave(pass, len(result.Value)) }()
+	defer func() { a.limiter.Leave(pass, len(result.Value), err) }()
 	result, err = a.Engine.Read(ctx, req)
 	// Small ones are not booked, and so always find room.
 	if len(result.Value) > limit.Large && !a.limiter.HasRoom(len(result.Value)) {
@@ -53,12 +53,12 @@ func (a *admission) Read(ctx context.Context, req coord.ReadRequest) (result coo
 	return result, err
 }
 
-func (a *admission) Keys(ctx context.Context, req coord.KeysRequest) (coord.KeysPage, error) {
+func (a *admission) Keys(ctx context.Context, req coord.KeysRequest) (page coord.KeysPage, err error) {
 	pass, err := a.limiter.Enter(req.Tenant, 0)
 	if err != nil {
 		return coord.KeysPage{}, err
 	}
-	defer a.limiter.Leave(pass, 0)
+	defer func() { a.limiter.Leave(pass, 0, err) }()
 	return a.Engine.Keys(ctx, req)
 }
 
@@ -97,16 +97,16 @@ type admitted struct {
 var _ coord.Waiter = (*admitted)(nil)
 
 // Written passes the answer to a write on.
-func (t *admitted) Written(r coord.WriteResult, err error) { t.leave(0).Written(r, err) }
+func (t *admitted) Written(r coord.WriteResult, err error) { t.leave(0, err).Written(r, err) }
 
 // Found passes the answer to a read on.
-func (t *admitted) Found(r coord.ReadResult, err error) { t.leave(len(r.Value)).Found(r, err) }
+func (t *admitted) Found(r coord.ReadResult, err error) { t.leave(len(r.Value), err).Found(r, err) }
 
 // leave ends the operation, and returns its waiter.
-func (t *admitted) leave(found int) coord.Waiter {
+func (t *admitted) leave(found int, failure error) coord.Waiter {
 	a, w, pass := t.admission, t.waiter, t.pass
 	t.waiter, t.pass = nil, limit.Pass{}
 	a.started.Put(t)
-	a.limiter.Leave(pass, found)
+	a.limiter.Leave(pass, found, failure)
 	return w
 }

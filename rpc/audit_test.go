@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -15,6 +16,7 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 
 	"github.com/pairdb/coordinator/coord"
 	"github.com/pairdb/coordinator/rpc/auth"
@@ -116,6 +118,88 @@ func TestAudit(t *testing.T) {
 	if n := len(refusals); n < forbiddenPerSecond || n == 2*forbiddenPerSecond {
 		t.Errorf("told of %d refusals, want %d a second", n, forbiddenPerSecond)
 	}
+}
+
+// RPCs that answer by a stream are told of like others.
+func TestStreamsOfAnswersAreToldOf(t *testing.T) {
+	var mu sync.Mutex
+	var audited, observed []string
+	engine := &script{
+		repair: func(context.Context, coord.RepairRequest, func(coord.RepairProgress)) error { panic("out of order") },
+		keys:   func(coord.KeysRequest) (coord.KeysPage, error) { return coord.KeysPage{Keys: []string{"k"}}, nil },
+	}
+	var detail error
+	_, conn := start(t, Options{Engine: engine, Auth: testVerifier(t),
+		Audit: func(a *Admin) {
+			mu.Lock()
+			defer mu.Unlock()
+			audited = append(audited, fmt.Sprint(a.Subject, " ", a.Method, " ", a.Target, " ", a.Outcome()))
+		},
+		Observe: func(c Call) {
+			mu.Lock()
+			defer mu.Unlock()
+			observed = append(observed, fmt.Sprint(c.Method, " ", c.Operation, " ", c.Tenant, " ", c.Code, " ", c.Reason))
+			if c.Code == codes.Internal {
+				detail = fmt.Errorf("%s: %w", c.RequestID(), c.Err)
+			}
+		},
+	})
+	client := coordinatorpb.NewCoordinatorServiceClient(conn)
+	ctx := testContext(t)
+	admin := withToken(t, ctx, time.Hour, jwt.MapClaims{"sub": "root", "roles": "admin"})
+	user := withToken(t, ctx, time.Hour, jwt.MapClaims{"sub": "joe", "tenant_id": "shop"})
+	var said string
+	for _, c := range []context.Context{admin, user, ctx} {
+		repair, err := client.RepairReplicas(c, &coordinatorpb.RepairReplicasRequest{TenantId: "shop"})
+		if err == nil {
+			_, err = repair.Recv()
+		}
+		if status.Code(err) == codes.Internal {
+			said = status.Convert(err).Message()
+		}
+	}
+	for _, tenant := range []string{"shop", "bank"} {
+		scan, err := client.ScanKeys(user, &coordinatorpb.ScanKeysRequest{TenantId: tenant})
+		for err == nil {
+			_, err = scan.Recv()
+		}
+	}
+	want := []string{"root RepairReplicas shop INTERNAL", "joe RepairReplicas shop FORBIDDEN"}
+	wantSeen := []string{
+		"RepairReplicas admin shop Internal INTERNAL", "RepairReplicas admin shop PermissionDenied FORBIDDEN",
+		"RepairReplicas admin  Unauthenticated UNAUTHENTICATED",
+		"ScanKeys read shop OK ", "ScanKeys read bank PermissionDenied FORBIDDEN",
+	}
+	eventually(t, "all are told of", func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return len(observed) >= len(wantSeen) && len(audited) >= len(want)
+	})
+	mu.Lock()
+	defer mu.Unlock()
+	if !slices.Equal(audited, want) || !slices.Equal(observed, wantSeen) {
+		t.Errorf("the audit is told of %q, want %q;\nthe observer of %q, want %q", audited, want, observed, wantSeen)
+	}
+	if id, _, ok := strings.Cut(fmt.Sprint(detail), ": panic: out of order"); !ok || !strings.HasSuffix(said, id) {
+		t.Errorf("the client is told %q, the observer %v", said, detail)
+	}
+}
+
+// A long answer ends with the token of who asked for it.
+func TestScanEndsWithItsToken(t *testing.T) {
+	engine := &script{keys: func(coord.KeysRequest) (coord.KeysPage, error) {
+		time.Sleep(10 * time.Millisecond)
+		return coord.KeysPage{Keys: []string{"k"}, Next: &coord.Position{Token: 1, Tenant: "shop", Key: "k"}}, nil
+	}}
+	_, conn := start(t, Options{Engine: engine, Auth: testVerifier(t)})
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	scan, err := coordinatorpb.NewCoordinatorServiceClient(conn).ScanKeys(
+		withToken(t, ctx, 2*time.Second, jwt.MapClaims{"tenant_id": "shop"}), &coordinatorpb.ScanKeysRequest{TenantId: "shop"})
+	for err == nil {
+		_, err = scan.Recv()
+	}
+	failureOf(t, err).want(t, codes.Unauthenticated, "UNAUTHENTICATED", "")
 }
 
 // A stream whose token ends is ended in good order, before what comes then is begun.

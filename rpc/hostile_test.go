@@ -1,12 +1,18 @@
 package rpc
 
 import (
+	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"flag"
+	"fmt"
 	"io"
 	"net"
+	"os"
+	"os/exec"
 	"runtime"
+	"strconv"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -14,6 +20,8 @@ import (
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/pairdb/coordinator/coord"
 	"github.com/pairdb/coordinator/rpc/coordinatorpb"
@@ -99,6 +107,7 @@ func (v *victim) attack() (net.Conn, *http2.Framer) {
 // heap is the live heap in bytes.
 func heap() int64 {
 	runtime.GC()
+	runtime.GC() // pools keep what they hold over one
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	return int64(m.HeapAlloc + m.StackInuse)
@@ -121,19 +130,78 @@ func headers(t *testing.T, path string, more ...hpack.HeaderField) []byte {
 
 const writePath = "/pairdb.coordinator.v1.CoordinatorService/WriteKeyValue"
 
+// Idle connections are held by another process: a process may have so many files
+// open, and needs as many for the server's ends. These, in the environment, make
+// this program that process: the address, and how many.
+const (
+	idleFor   = "PAIRDB_TEST_IDLE_FOR"
+	idleCount = "PAIRDB_TEST_IDLE_COUNT"
+)
+
+// idle holds connections until standard input ends. It says when it has them.
+func idle(address string) error {
+	n, err := strconv.Atoi(os.Getenv(idleCount))
+	if err != nil {
+		return err
+	}
+	for range n {
+		conn, err := net.Dial("tcp", address)
+		if err != nil {
+			return err
+		}
+		if _, err := io.WriteString(conn, http2.ClientPreface); err != nil {
+			return err
+		}
+		if err := http2.NewFramer(conn, nil).WriteSettings(); err != nil {
+			return err
+		}
+		defer conn.Close()
+	}
+	fmt.Println("connected")
+	_, err = io.Copy(io.Discard, os.Stdin)
+	return err
+}
+
+// idlers starts such a process, which ends with the test.
+func (v *victim) idlers(n int) {
+	v.t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		v.t.Fatal(err)
+	}
+	cmd := exec.Command(self)
+	cmd.Env = append(os.Environ(), idleFor+"="+v.address, idleCount+"="+strconv.Itoa(n))
+	cmd.Stderr = os.Stderr
+	in, inErr := cmd.StdinPipe()
+	out, outErr := cmd.StdoutPipe()
+	if err := errors.Join(inErr, outErr); err != nil {
+		v.t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		v.t.Fatal(err)
+	}
+	v.t.Cleanup(func() {
+		in.Close()
+		if err := cmd.Wait(); err != nil {
+			v.t.Error(err)
+		}
+	})
+	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil || line != "connected\n" {
+		v.t.Fatalf("the idle clients say %q, %v", line, err)
+	}
+}
+
 // Idle connections cost little, and beyond max_connections nothing.
 func TestIdleConnections(t *testing.T) {
 	n := *hostileConnections
 	v := startVictim(t, Options{MaxConnections: n + 10})
 	before := heap()
-	for range n {
-		v.attack()
-	}
+	v.idlers(n)
 	eventually(t, "all are connected", func() bool { return v.server.Connections() >= n })
 	v.isServed("with idle connections")
-	each := (heap() - before) / int64(n)
-	t.Logf("%d idle connections, %d bytes each", n, each)
-	if most := int64(128 << 10); each > most {
+	grown := heap() - before
+	t.Logf("%d idle connections, %d MiB, %d bytes each; the client beside them waits %v", n, grown>>20, grown/int64(n), v.slowest(20))
+	if each, most := grown/int64(n), int64(128<<10); each > most {
 		t.Errorf("an idle connection costs %d bytes, want at most %d", each, most)
 	}
 	for range 20 {
@@ -145,6 +213,68 @@ func TestIdleConnections(t *testing.T) {
 	}
 	eventually(t, "some are refused", func() bool { return v.server.RefusedConnections() > 0 })
 	v.isServed("beyond the limit")
+}
+
+// slowest is how long the slowest of some requests of the well-behaved client takes.
+func (v *victim) slowest(of int) (most time.Duration) {
+	v.t.Helper()
+	for range of {
+		began := time.Now()
+		v.isServed("measured")
+		most = max(most, time.Since(began))
+	}
+	return most.Round(time.Microsecond)
+}
+
+// slowConn takes in no more than so much at a time, and then waits.
+type slowConn struct{ net.Conn }
+
+func (c slowConn) Read(p []byte) (int, error) {
+	time.Sleep(2 * time.Millisecond)
+	return c.Conn.Read(p[:min(len(p), 8<<10)])
+}
+
+// Clients that read slowly get all they asked for, and keep nobody waiting.
+func TestSlowReaders(t *testing.T) {
+	const most = 32 << 20
+	v := startVictim(t, Options{MaxHeldBytes: most})
+	before := heap()
+	readers := max(*hostileStreams/10, 1)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	errs := make(chan error, readers)
+	for range readers {
+		conn := dial(t, "passthrough:///"+v.address, grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) {
+			conn, err := new(net.Dialer).DialContext(ctx, "tcp", address)
+			return slowConn{conn}, err
+		}))
+		go func() {
+			r, err := coordinatorpb.NewCoordinatorServiceClient(conn).ReadKeyValue(ctx, &coordinatorpb.ReadKeyValueRequest{TenantId: "slow", Key: "k"})
+			switch {
+			case status.Code(err) == codes.ResourceExhausted:
+				err = nil // there were too many of them
+			case err == nil && len(r.Value) != largeValue1M:
+				err = fmt.Errorf("%d bytes were read", len(r.Value))
+			}
+			errs <- err
+		}()
+	}
+	peak, wait := int64(0), time.Duration(0)
+	for done := 0; done < readers; {
+		select {
+		case err := <-errs:
+			done++
+			if err != nil {
+				t.Error(err)
+			}
+		default:
+			peak, wait = max(peak, v.server.Limiter().Bytes()), max(wait, v.slowest(1))
+		}
+	}
+	t.Logf("%d slow readers: %d MiB wait, %d MiB of heap; the client beside them waits %v", readers, peak>>20, (heap()-before)>>20, wait)
+	if peak > most {
+		t.Errorf("%d MiB wait where %d may", peak>>20, most>>20)
+	}
 }
 
 // Streams that are reset as soon as they are opened (CVE-2023-44487).
@@ -168,6 +298,7 @@ func TestRapidResets(t *testing.T) {
 		}
 	}
 	v.isServed("after resets")
+	t.Logf("after the resets: %d MiB of heap; the client beside them waits %v", (heap()-before)>>20, v.slowest(20))
 	eventually(t, "what they cost is given back", func() bool { return heap()-before < 8<<20 })
 }
 
@@ -194,6 +325,7 @@ func TestHugeHeaders(t *testing.T) {
 		}
 		_ = framer.WriteContinuation(1, true, nil) // the connection may be gone
 		v.isServed("during huge headers")
+		t.Logf("%d KiB of headers were taken from the client", sent>>10)
 		conn.Close()
 		<-ended
 	}
@@ -235,6 +367,7 @@ func TestAnswersThatNobodyReads(t *testing.T) {
 		peak = max(peak, v.server.Limiter().Bytes())
 		v.isServed("while nobody reads")
 	}
+	eventually(t, "all reads have ended", func() bool { return v.server.Limiter().InFlight() == 0 })
 	grown := heap() - before
 	t.Logf("%d MiB wait, %d MiB of heap", peak>>20, grown>>20)
 	if peak > most || grown > 4*most {

@@ -26,9 +26,9 @@ type Call struct {
 	Tenant    string // as sent, perhaps invalid; empty where the request has none
 	Key       string // likewise
 	Code      codes.Code
-	Reason    string // of the error; empty where it succeeded
-	Took      time.Duration
-	Err       error // what went wrong, in full: not for clients
+	Reason    string        // of the error; empty where it succeeded
+	Took      time.Duration // of a stream of answers, until the first
+	Err       error         // what went wrong, in full: not for clients
 
 	ctx context.Context
 	id  string
@@ -95,7 +95,7 @@ func operationOf(method string) string {
 		return "write"
 	case methodDelete:
 		return "delete"
-	case methodRead, "BatchRead", "ListKeys", "Explain":
+	case methodRead, "BatchRead", "ListKeys", "ScanKeys", "Explain":
 		return "read"
 	}
 	return "admin"

@@ -352,7 +352,9 @@ func stopGracefully(ctx context.Context, server *grpc.Server) {
 func (s *Server) interceptStream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
 	if srv == any(s.service) {
 		if !info.IsClientStream {
-			stream = &requested{stream, s, accessRules[path.Base(info.FullMethod)]}
+			method := path.Base(info.FullMethod)
+			r := &requested{ServerStream: stream, server: s, method: method, rule: accessRules[method]}
+			return r.serve(srv, handler)
 		}
 		return survive(srv, stream, handler)
 	}

@@ -186,5 +186,19 @@ var (
 	notFoundOperation = notFound.operation()
 )
 
-// statusOf is the gRPC status of an error that no RPC of its own has caused.
-func statusOf(err error) error { return judge(err).answer(err, false, randomID()).status().Err() }
+// told is an error of a stream as its client is told of it, and what it was.
+type told struct {
+	status    *status.Status
+	cause     error
+	requestID string // that the client was told
+}
+
+func (t *told) Error() string              { return t.status.Err().Error() }
+func (t *told) GRPCStatus() *status.Status { return t.status }
+func (t *told) Unwrap() error              { return t.cause }
+
+// statusOf is an error that no RPC of its own has caused, with its gRPC status.
+func statusOf(err error) error {
+	id := randomID()
+	return &told{judge(err).answer(err, false, id).status(), err, id}
+}

@@ -88,6 +88,9 @@ func decodeRecord(b []byte, intern func([]byte) string) (record, error) {
 	}
 	r := record{head: head, separate: flags == flagSeparate}
 	if b[1]&flagStored != 0 {
+		if !head.Tombstone && head.Expires == 0 {
+			return record{}, fmt.Errorf("decode record: %w: when it was stored, of what does not end", coord.ErrCorrupt)
+		}
 		if r.stored, rest, err = decodeMoment(rest); err != nil {
 			return record{}, err
 		}

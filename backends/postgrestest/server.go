@@ -38,6 +38,7 @@ type Server struct {
 	dir        string // its data is in data
 	port       int
 	credential *syscall.Credential
+	tls        *TLS // nil: plain text
 
 	mu        sync.Mutex
 	process   *process // nil while it is stopped
@@ -95,7 +96,9 @@ func Start(tb testing.TB) *Server {
 	return s
 }
 
-func create(tb testing.TB) *Server {
+func create(tb testing.TB) *Server { return createWith(tb, nil) }
+
+func createWith(tb testing.TB, tls *TLS) *Server {
 	tb.Helper()
 	bin, err := binaries()
 	if err != nil {
@@ -109,7 +112,7 @@ func create(tb testing.TB) *Server {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	s := &Server{bin: bin, dir: dir, credential: credential}
+	s := &Server{bin: bin, dir: dir, credential: credential, tls: tls}
 	if err := s.initialise(); err != nil {
 		tb.Fatal(errors.Join(err, s.remove()))
 	}
@@ -138,6 +141,11 @@ func (s *Server) initialise() error {
 	}
 	if _, err := run(s.credential, s.dir, initdb, args...); err != nil {
 		return err
+	}
+	if s.tls != nil {
+		if err := errors.Join(s.writeTLS(), s.admitOnlyTLS()); err != nil {
+			return err
+		}
 	}
 	if s.port, err = freePort(); err != nil {
 		return err
@@ -185,10 +193,14 @@ func (s *Server) launch(deadline time.Time) error {
 	}
 	defer log.Close()
 	args := []string{"-D", s.data()}
-	for _, setting := range []string{
+	settings := []string{
 		"listen_addresses=127.0.0.1", "port=" + strconv.Itoa(s.port), "unix_socket_directories=" + s.dir,
 		"max_connections=100", "shared_buffers=64MB", "fsync=off", "full_page_writes=off", "autovacuum=off",
-	} {
+	}
+	if s.tls != nil {
+		settings = append(settings, "ssl=on", "ssl_cert_file="+s.tlsFile("cert"), "ssl_key_file="+s.tlsFile("key"), "ssl_ca_file="+s.tlsFile("ca"))
+	}
+	for _, setting := range settings {
 		args = append(args, "-c", setting)
 	}
 	cmd := exec.Command(filepath.Join(s.bin, "postgres"), args...)

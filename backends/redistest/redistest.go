@@ -34,6 +34,9 @@ type Options struct {
 	AppendOnly bool    // keep data across Restart, with appendfsync always
 	ReplicaOf  *Server // a replica of this one, with the same password
 	TLS        bool    // TLS only, with a certificate that Server.ClientTLS trusts
+	// MutualTLS, where it is not nil, is TLS only, too, with the certificates
+	// that Settings name: it is what a client needs then, a certificate included.
+	MutualTLS func() *tls.Config
 	// Settings are added to the configuration file, a line each.
 	Settings []string
 	// Dir holds the server's files. Start makes one where it is empty; Launch
@@ -135,7 +138,12 @@ func freePort() (int, error) {
 func (s *Server) Addr() string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(s.port)) }
 
 // ClientTLS is what a client of a server with TLS needs, else nil.
-func (s *Server) ClientTLS() *tls.Config { return s.client.Clone() }
+func (s *Server) ClientTLS() *tls.Config {
+	if s.opts.MutualTLS != nil {
+		return s.opts.MutualTLS()
+	}
+	return s.client.Clone()
+}
 
 // Restart starts the server again where it is down, or for the first time, and
 // returns once it answers and has loaded its data.
@@ -178,6 +186,10 @@ func (s *Server) config() string {
 		lines[len(lines)-1] = "port 0"
 		lines = append(lines, "tls-port "+strconv.Itoa(s.port), "tls-auth-clients no",
 			"tls-cert-file "+certFile, "tls-key-file "+keyFile, "tls-ca-cert-file "+certFile)
+	}
+	if s.opts.MutualTLS != nil {
+		lines[len(lines)-1] = "port 0"
+		lines = append(lines, "tls-port "+strconv.Itoa(s.port), "tls-auth-clients yes")
 	}
 	if s.opts.Password != "" {
 		lines = append(lines, "requirepass "+strconv.Quote(s.opts.Password))

@@ -29,5 +29,16 @@ func TestDevListensOnLoopbackAlone(t *testing.T) {
 			t.Errorf("%s: %v", c.listen, faults)
 		}
 	}
+	// The console shows keys and values, and asks for no client's certificate.
+	const mutual = "server {\n tls {\n cert_file = \"c\"\n key_file = \"k\"\n client_ca_file = \"a\"\n }\n}\n"
+	for _, text := range []string{"", mutual} {
+		src := Source{Dev: true, Flags: Flags{OpsListen: "0.0.0.0:0"}}
+		if faults := mustFail(t, src, text); !strings.Contains(faults.Error(), "metrics.listen") {
+			t.Errorf("the console beyond loopback: %v", faults)
+		}
+		src.Flags.AllowRemote = true
+		mustParse(t, src, text)
+	}
+	mustParse(t, Source{Dev: true, Flags: Flags{OpsListen: "0.0.0.0:0"}}, auth)
 	mustParse(t, Source{Flags: Flags{Listen: "0.0.0.0:0"}}, minimal)
 }

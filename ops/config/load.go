@@ -147,15 +147,23 @@ func (d *decoder) finish(c *Config, f *fileSchema, address postgresAddress) {
 	}
 }
 
-// closed reports a dev mode that would serve everybody on the network.
+// closed reports a dev mode that would serve everybody on the network: by gRPC,
+// or on the console, which shows keys and values then.
 func (d *decoder) closed(c *Config, src Source) {
-	protected := c.Auth != nil || c.Server.TLS != nil && c.Server.TLS.ClientCAFile != ""
-	if !src.Dev || protected || src.Flags.AllowRemote || isLoopback(c.Server.Listen) {
+	if !src.Dev || src.Flags.AllowRemote || c.Auth != nil {
 		return
 	}
-	d.reportSetting("server.listen", "Anyone could connect",
-		fmt.Sprintf("%s is not a loopback address, and -dev asks nobody for a token: listen on 127.0.0.1, configure auth, or say -allow-remote.",
-			c.Server.Listen))
+	open := map[string]string{"metrics.listen": c.Metrics.Listen}
+	if c.Server.TLS == nil || c.Server.TLS.ClientCAFile == "" {
+		open["server.listen"] = c.Server.Listen
+	}
+	for setting, address := range open {
+		if !isLoopback(address) {
+			d.reportSetting(setting, "Anyone could connect",
+				fmt.Sprintf("%s is not a loopback address, and -dev asks nobody for a token: listen on 127.0.0.1, configure auth, or say -allow-remote.",
+					address))
+		}
+	}
 }
 
 func isLoopback(address string) bool {

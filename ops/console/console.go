@@ -7,7 +7,9 @@ import (
 	"context"
 	"embed"
 	"errors"
+	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -134,6 +136,12 @@ func (c *Console) authorized(h func(http.ResponseWriter, *http.Request, Engine))
 				return
 			}
 		}
+		// A page of another site whose name has come to lead here would be of
+		// the same origin as this one.
+		if c.options.Authorize == nil && c.options.ShowKeys && !cannotBeRebound(r.Host) {
+			refuse(w, http.StatusForbidden, "without authentication this is shown at localhost or an IP address alone, not at a name")
+			return
+		}
 		engine := c.engine.Load()
 		if engine == nil {
 			refuse(w, http.StatusServiceUnavailable, "starting")
@@ -141,6 +149,15 @@ func (c *Console) authorized(h func(http.ResponseWriter, *http.Request, Engine))
 		}
 		h(w, r, *engine)
 	}
+}
+
+// cannotBeRebound tells whether nobody else can make a host's name lead here.
+func cannotBeRebound(hostPort string) bool {
+	host, _, err := net.SplitHostPort(hostPort)
+	if err != nil {
+		host = strings.Trim(hostPort, "[]")
+	}
+	return strings.EqualFold(host, "localhost") || net.ParseIP(host) != nil
 }
 
 // showsKeys tells whether keys and values may leave the process.

@@ -324,6 +324,29 @@ func TestKeysAreHiddenFromStrangers(t *testing.T) {
 	}
 }
 
+// A site whose name has been made to lead to this machine gets nothing where
+// nobody is asked for a token.
+func TestOtherSitesNamesGetNothing(t *testing.T) {
+	o := options()
+	o.Authorize, o.ShowKeys = nil, true
+	c := New(o)
+	t.Cleanup(c.Close)
+	c.Attach(threeNodes())
+	for host, want := range map[string]int{
+		"127.0.0.1:9090": http.StatusOK, "localhost:9090": http.StatusOK, "LOCALHOST": http.StatusOK, "[::1]:9090": http.StatusOK,
+		"10.1.2.3": http.StatusOK, "rebound.example:9090": http.StatusForbidden, "localhost.rebound.example": http.StatusForbidden, "": http.StatusForbidden,
+	} {
+		r := httptest.NewRequest(http.MethodPost, "/console/key", strings.NewReader(`{"tenant":"shop","key":"cart"}`))
+		r.Host = host
+		r.Header.Set("Content-Type", "application/json")
+		w := httptest.NewRecorder()
+		c.ServeHTTP(w, r)
+		if w.Code != want {
+			t.Errorf("at %q: %d %s, want %d", host, w.Code, w.Body, want)
+		}
+	}
+}
+
 func TestAuthorization(t *testing.T) {
 	o := options()
 	o.ShowKeys = false

@@ -9,7 +9,6 @@ import (
 	"net"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -62,7 +61,7 @@ func (c *capped) serve(each time.Duration) {
 			name := call.Tenant + ":" + call.Key
 			held := c.held[name]
 			if call.Kind == coord.CallApply {
-				store, err := coord.Admit(&held.Head, &call.Version.Head, call.Intent, time.Now(), time.Minute)
+				store, err := coord.Admit(&held.Head, 0, &call.Version.Head, call.Intent, time.Now(), time.Minute)
 				if err != nil {
 					call.Finish(err)
 					continue
@@ -85,7 +84,14 @@ func (c *capped) Do(call *coord.Call) {
 		call.Finish(fmt.Errorf("%w: queue is full", coord.ErrReplicaRefused))
 	}
 }
-func (c *capped) Unavailable() error { return nil }
+func (c *capped) Unavailable() error             { return nil }
+func (c *capped) Heard() (uint64, time.Duration) { return 0, 0 }
+func (c *capped) Adopt(context.Context, uint64, []byte) error {
+	return nil
+}
+func (c *capped) Sums(_ context.Context, r coord.SumRequest) ([]coord.SpanSums, error) {
+	return make([]coord.SpanSums, len(r.Spans)), nil
+}
 func (c *capped) Describe(context.Context) (coord.NodeDescription, error) {
 	return coord.NodeDescription{ID: c.id, UUID: "uuid-" + c.id}, nil
 }
@@ -105,10 +111,11 @@ func (c *capped) Close() error {
 	}
 }
 
-// loadTest is a coordinator with real stores over capped replicas, and a client.
+// loadTest is a coordinator with real stores over capped replicas.
 type loadTest struct {
-	server *rpc.Server
-	client coordinatorpb.CoordinatorServiceClient
+	server  *rpc.Server
+	address string
+	client  coordinatorpb.CoordinatorServiceClient
 }
 
 func startLoadTest(t *testing.T) *loadTest {
@@ -134,7 +141,8 @@ func startLoadTest(t *testing.T) *loadTest {
 	})
 	fail(err)
 	for i := range 3 {
-		fail(engine.AddNode(ctx, coord.StorageNode{ID: fmt.Sprint("n", i), Host: "h", Port: i + 1, VirtualNodes: 150}))
+		_, err := engine.AddNode(ctx, coord.StorageNode{ID: fmt.Sprint("n", i), Host: "h", Port: i + 1, VirtualNodes: 150})
+		fail(err)
 	}
 	for _, tenant := range []string{"good", "noisy"} {
 		_, err := engine.CreateTenant(ctx, tenant, 3)
@@ -158,102 +166,7 @@ func startLoadTest(t *testing.T) *loadTest {
 			t.Error(err)
 		}
 	})
-	return &loadTest{s, coordinatorpb.NewCoordinatorServiceClient(conn)}
-}
-
-// patience is how long a client of the load waits for an answer.
-const patience = time.Second
-
-var keys atomic.Int64
-
-func (l *loadTest) write(tenant string) error {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	_, err := l.client.WriteKeyValue(ctx, &coordinatorpb.WriteKeyValueRequest{
-		TenantId: tenant, Key: fmt.Sprint("k", keys.Add(1)%1000), Value: make([]byte, 100),
-	})
-	return err
-}
-
-// closed keeps so many writes under way, and returns how many a second succeed.
-func (l *loadTest) closed(workers int, d time.Duration) float64 {
-	var ok atomic.Int64
-	var wait sync.WaitGroup
-	for range workers {
-		wait.Go(func() {
-			for end := time.Now().Add(d); time.Now().Before(end); {
-				if l.write("good") == nil {
-					ok.Add(1)
-				}
-			}
-		})
-	}
-	wait.Wait()
-	return float64(ok.Load()) / d.Seconds()
-}
-
-// sample is one write of an open load.
-type sample struct {
-	began time.Duration
-	took  time.Duration
-	ok    bool
-}
-
-// open begins so many writes a second, whatever becomes of them.
-func (l *loadTest) open(tenant string, perSecond float64, d time.Duration) []sample {
-	var mu sync.Mutex
-	var all []sample
-	var wait sync.WaitGroup
-	start := time.Now()
-	for n := 0; ; {
-		passed := time.Since(start)
-		if passed >= d {
-			break
-		}
-		for ; float64(n) < passed.Seconds()*perSecond; n++ {
-			wait.Go(func() {
-				began := time.Now()
-				err := l.write(tenant)
-				s := sample{began.Sub(start), time.Since(began), err == nil}
-				mu.Lock()
-				all = append(all, s)
-				mu.Unlock()
-			})
-		}
-		time.Sleep(time.Millisecond)
-	}
-	wait.Wait()
-	return all
-}
-
-func succeeded(all []sample, d time.Duration) float64 {
-	n := 0
-	for _, s := range all {
-		if s.ok {
-			n++
-		}
-	}
-	return float64(n) / d.Seconds()
-}
-
-// percentile is of the writes that were begun in a span; those that failed took
-// as long as their client would have waited.
-func percentile(all []sample, p float64, from, to time.Duration) time.Duration {
-	var took []time.Duration
-	for _, s := range all {
-		if s.began < from || s.began >= to {
-			continue
-		}
-		if !s.ok {
-			s.took = patience
-		}
-		took = append(took, s.took)
-	}
-	if len(took) == 0 {
-		return patience
-	}
-	slices.Sort(took)
-	return took[int(float64(len(took)-1)*p)]
+	return &loadTest{s, lis.Addr().String(), coordinatorpb.NewCoordinatorServiceClient(conn)}
 }
 
 // Ten times what can be served leaves most of what can be served, does not fill
@@ -261,12 +174,13 @@ func percentile(all []sample, p float64, from, to time.Duration) time.Duration {
 // alone.
 func TestOverloadAndFairness(t *testing.T) {
 	l := startLoadTest(t)
+	clients, neighbours := startGenerator(t, l.address), startGenerator(t, l.address)
 	d := *overloadFor
 	const least, factor, floor = 0.8, 2.0, 5 * time.Millisecond
-	peak := l.closed(64, d)
-	normal := l.open("good", peak/2, d)
+	peak := succeeded(clients.run(load{Tenant: "good", Workers: 64, For: d}), d)
+	normal := clients.run(load{Tenant: "good", PerSecond: peak / 2, For: d})
 	before := percentile(normal, 0.99, 0, d)
-	t.Logf("peak %.0f writes a second; at half of it p50 %v, p99 %v", peak, percentile(normal, 0.5, 0, d), before)
+	t.Logf("peak %.0f writes a second; at half of it p50 %v, p99 %v; %v", peak, percentile(normal, 0.5, 0, d), before, codesOf(normal))
 
 	var grown atomic.Uint64
 	sampling, stop := context.WithCancel(t.Context())
@@ -279,13 +193,13 @@ func TestOverloadAndFairness(t *testing.T) {
 			time.Sleep(100 * time.Millisecond)
 		}
 	})
-	flood := l.open("good", 10*peak, d)
+	flood := clients.run(load{Tenant: "good", PerSecond: 10 * peak, For: d})
 	stop()
 	sampler.Wait()
 	goodput := succeeded(flood, d)
-	rate, load := l.server.Limiter().Refused()
-	t.Logf("at ten times as much: %.0f a second (%.0f %%), p99 of those %v; %d refused for load, %d for rates; at most %d MiB; %d may be under way",
-		goodput, 100*goodput/peak, latencyOfServed(flood), load, rate, grown.Load()>>20, l.server.Limiter().Allowed())
+	_, shed := l.server.Limiter().Refused()
+	t.Logf("at ten times as much: %.0f a second (%.0f %%), p99 of those %v; %v, %d refused for load; at most %d MiB; %d may be under way",
+		goodput, 100*goodput/peak, latencyOfServed(flood), codesOf(flood), shed, grown.Load()>>20, l.server.Limiter().Allowed())
 	if goodput < least*peak {
 		t.Errorf("goodput falls to %.0f of %.0f", goodput, peak)
 	}
@@ -293,7 +207,7 @@ func TestOverloadAndFairness(t *testing.T) {
 		t.Errorf("memory grows to %d MiB", grown.Load()>>20)
 	}
 
-	after := l.open("good", peak/2, 6*time.Second)
+	after := clients.run(load{Tenant: "good", PerSecond: peak / 2, For: 6 * time.Second})
 	back := 6 * time.Second
 	for at := time.Duration(0); at < 6*time.Second; at += time.Second / 2 {
 		if percentile(after, 0.99, at, at+time.Second/2) <= max(time.Duration(factor*float64(before)), floor) {
@@ -310,18 +224,14 @@ func TestOverloadAndFairness(t *testing.T) {
 	if _, err := l.client.SetTenantLimits(t.Context(), &coordinatorpb.SetTenantLimitsRequest{TenantId: "noisy", OperationsPerSecond: &share}); err != nil {
 		t.Fatal(err)
 	}
-	alone := percentile(l.open("good", peak/5, d), 0.99, 0, d)
+	quiet := load{Tenant: "good", PerSecond: peak / 5, For: d}
+	alone := percentile(clients.run(quiet), 0.99, 0, d)
 	var noise sync.WaitGroup
-	noise.Go(func() { l.open("noisy", 20*float64(share), d) })
-	beside := percentile(l.open("good", peak/5, d), 0.99, d/4, d)
+	noise.Go(func() { neighbours.run(load{Tenant: "noisy", PerSecond: 20 * float64(share), For: d}) })
+	beside := percentile(clients.run(quiet), 0.99, d/4, d)
 	noise.Wait()
 	t.Logf("p99 alone %v, beside a tenant at 20 times its share %v", alone, beside)
 	if beside > max(time.Duration(factor*float64(alone)), floor) {
 		t.Errorf("p99 %v beside a noisy tenant, %v alone", beside, alone)
 	}
-}
-
-func latencyOfServed(all []sample) time.Duration {
-	ok := slices.DeleteFunc(slices.Clone(all), func(s sample) bool { return !s.ok })
-	return percentile(ok, 0.99, 0, time.Hour)
 }

@@ -181,9 +181,9 @@ func (l *Limiter) begin(t *Tenant) {
 	}
 }
 
-// Leave ends an operation that has found so many bytes of values. Those count
-// against what its tenant may do next.
-func (l *Limiter) Leave(p Pass, found int) {
+// Leave ends an operation that has found so many bytes of values, or has failed.
+// Those bytes count against what its tenant may do next.
+func (l *Limiter) Leave(p Pass, found int, failure error) {
 	t := p.tenant
 	if t == nil {
 		return
@@ -200,7 +200,21 @@ func (l *Limiter) Leave(p Pass, found int) {
 	if t.inFlight.Add(-1) == 0 {
 		l.busy.Add(-1)
 	}
-	l.window.note(l.inFlight.Add(-1)+1, now, now-p.began)
+	took := now - p.began
+	l.window.note(tells(failure, took), l.inFlight.Add(-1)+1, now, took)
+}
+
+// tells is what an operation tells of the queue. One that was refused by whom it
+// asked, or waited for a quorum that is not there, has not stood in it; nor has
+// one whose client went away soon.
+func tells(failure error, took int64) ended {
+	switch {
+	case failure == nil, errors.Is(failure, coord.ErrKeyNotFound):
+		return inTime
+	case took >= int64(target) && errors.Is(failure, coord.ErrDeadlineExceeded) && !errors.Is(failure, coord.ErrNoQuorum):
+		return tooLate
+	}
+	return unrelated
 }
 
 // HasRoom tells whether a value that was found may wait to be sent. A single one

@@ -77,16 +77,16 @@ func TestTenantLimits(t *testing.T) {
 	if p, r := enter(t, l, "b", 0); r != nil {
 		t.Errorf("another tenant: %v", r)
 	} else {
-		l.Leave(p, 0)
+		l.Leave(p, 0, nil)
 	}
 	for _, p := range passes {
-		l.Leave(p, 0)
+		l.Leave(p, 0, nil)
 	}
 	for range 2 {
 		if p, r := enter(t, l, "a", 0); r != nil {
 			t.Errorf("within the rate: %v", r)
 		} else {
-			l.Leave(p, 0)
+			l.Leave(p, 0, nil)
 		}
 	}
 	if _, r := enter(t, l, "a", 0); r == nil || r.After > 200*time.Millisecond {
@@ -96,7 +96,7 @@ func TestTenantLimits(t *testing.T) {
 		if p, r := enter(t, l, "free", 1<<20); r != nil {
 			t.Fatalf("a tenant without limits: %v", r)
 		} else {
-			l.Leave(p, 1<<20)
+			l.Leave(p, 1<<20, nil)
 		}
 	}
 	// A large value goes through, and is paid for afterwards; so is what was read.
@@ -108,7 +108,7 @@ func TestTenantLimits(t *testing.T) {
 		if r != nil {
 			t.Fatal(r)
 		}
-		l.Leave(p, c.found)
+		l.Leave(p, c.found, nil)
 		if _, r := enter(t, l, c.tenant, 1); r == nil || r.After < 3*time.Second || r.After > 5*time.Second {
 			t.Errorf("after %+v: %v", c, r)
 		}
@@ -130,7 +130,7 @@ func TestLimitsChange(t *testing.T) {
 			for range 50 {
 				if p, err := l.Enter("a", 0); err == nil {
 					admitted++
-					l.Leave(p, 0)
+					l.Leave(p, 0, nil)
 				}
 			}
 			return admitted
@@ -180,7 +180,7 @@ func TestNoisyTenantGoesFirst(t *testing.T) {
 		}
 	}
 	for _, p := range noisy {
-		l.Leave(p, 0)
+		l.Leave(p, 0, nil)
 	}
 }
 
@@ -196,9 +196,9 @@ func TestBytesAreBounded(t *testing.T) {
 	if p, r := enter(t, l, "a", 0); r != nil {
 		t.Errorf("no value beside it: %v", r)
 	} else {
-		l.Leave(p, 0)
+		l.Leave(p, 0, nil)
 	}
-	l.Leave(large, 0)
+	l.Leave(large, 0, nil)
 
 	// Answers that wait keep no value from coming in.
 	if !l.HasRoom(1000) {
@@ -211,7 +211,7 @@ func TestBytesAreBounded(t *testing.T) {
 	if p, r := enter(t, l, "a", 40); r != nil {
 		t.Errorf("a value that comes in beside it: %v", r)
 	} else {
-		l.Leave(p, 0)
+		l.Leave(p, 0, nil)
 	}
 	l.Hold(-1000)
 	if l.Bytes() != 0 {
@@ -231,7 +231,7 @@ func TestTenantsAreBounded(t *testing.T) {
 	l := New(Options{MaxTenants: 100, Tenant: coord.TenantLimits{OperationsPerSecond: 1000}})
 	for i := range 10_000 {
 		p, err := l.Enter(fmt.Sprint("tenant-", i), 0)
-		l.Leave(p, 0)
+		l.Leave(p, 0, nil)
 		if err != nil && !errors.Is(err, ErrRate) {
 			t.Fatal(err)
 		}
@@ -253,7 +253,7 @@ func TestWindow(t *testing.T) {
 	spend := func(intervals int, underWay, took int64) {
 		for range intervals {
 			for range 100 {
-				w.note(underWay, now, took)
+				w.note(inTime, underWay, now, took)
 			}
 			now += int64(interval) + 1
 		}
@@ -292,7 +292,7 @@ func TestConcurrently(t *testing.T) {
 			for i := range 5000 {
 				p, err := l.Enter(fmt.Sprint((g+i)%20), 10)
 				if err == nil {
-					l.Leave(p, 10)
+					l.Leave(p, 10, nil)
 				}
 			}
 		})
@@ -314,7 +314,7 @@ func BenchmarkEnterLeave(b *testing.B) {
 					if err != nil {
 						b.Fatal(err)
 					}
-					l.Leave(p, 0)
+					l.Leave(p, 0, nil)
 				}
 			})
 		})

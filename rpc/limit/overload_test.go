@@ -59,7 +59,7 @@ func offer(l *Limiter, b *backend, tenant string, perSecond int, d time.Duration
 		} else {
 			wait.Go(func() {
 				t := b.do()
-				l.Leave(pass, 0)
+				l.Leave(pass, 0, nil)
 				mu.Lock()
 				defer mu.Unlock()
 				took = append(took, t)
@@ -145,6 +145,82 @@ func TestNoisiestIsShedFirst(t *testing.T) {
 		t.Logf("%d of 2000 operations of quiet tenants were refused", shed)
 		if shed > 100 {
 			t.Errorf("%d of 2000 operations of quiet tenants were refused", shed)
+		}
+	})
+}
+
+// While a quorum is out, operations that wait for it in vain are no queue, and
+// not one is refused for load, however many there are. The same ones would be
+// if they were done so late, or had not been done when their time was up.
+func TestWaitingForAQuorumIsNoOverload(t *testing.T) {
+	const concurrent, wait = 3000, 2 * time.Second
+	for _, c := range []struct {
+		name    string
+		failure error
+		refused bool
+	}{
+		{"no quorum", &coord.WriteError{Err: &coord.QuorumError{}}, false},
+		{"no idempotency store", fmt.Errorf("reserve: %w", coord.ErrIdempotencyUnavailable), false},
+		{"done, but late", nil, true},
+		{"not done in time", fmt.Errorf("read: %w", coord.ErrDeadlineExceeded), true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				l := New(Options{})
+				offer(l, new(backend), "t", 500, time.Second) // how long it takes without load
+				var mu sync.Mutex
+				refused := 0
+				var all sync.WaitGroup
+				for range concurrent {
+					all.Go(func() {
+						for start := time.Now(); time.Since(start) < 20*time.Second; {
+							pass, err := l.Enter("t", 0)
+							if err != nil {
+								mu.Lock()
+								refused++
+								mu.Unlock()
+								time.Sleep(wait)
+								continue
+							}
+							time.Sleep(wait)
+							l.Leave(pass, 0, c.failure)
+						}
+					})
+					time.Sleep(wait / concurrent)
+				}
+				all.Wait()
+				if refused > 0 != c.refused {
+					t.Errorf("%d are refused", refused)
+				}
+			})
+		})
+	}
+}
+
+// Operations that fail at once do not hide a queue from the others.
+func TestQuickFailuresHideNoQueue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, b := New(Options{}), new(backend)
+		stop := make(chan struct{})
+		var failing sync.WaitGroup
+		failing.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				case <-time.After(2 * time.Millisecond):
+				}
+				if pass, err := l.Enter("other", 0); err == nil {
+					l.Leave(pass, 0, coord.ErrTenantNotFound)
+				}
+			}
+		})
+		flood := offer(l, b, "t", 10_000, 30*time.Second)
+		close(stop)
+		failing.Wait()
+		t.Logf("flood %+v", flood)
+		if flood.goodput < 800 {
+			t.Errorf("goodput is %.0f of 1000", flood.goodput)
 		}
 	})
 }

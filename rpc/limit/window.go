@@ -35,6 +35,7 @@ type window struct {
 	ends    atomic.Int64 // of the interval, nanoseconds
 	fastest atomic.Int64 // operation that ended in it
 	done    atomic.Int64 // operations that ended in it
+	expired atomic.Int64 // operations whose time was up in it
 	peak    atomic.Int64 // most that were under way in it
 
 	mu     sync.Mutex // held at the end of an interval
@@ -48,11 +49,29 @@ func (w *window) open(most int64) {
 	w.fastest.Store(int64(time.Hour))
 }
 
+// ended is what the end of an operation tells of the queue.
+type ended uint8
+
+const (
+	// inTime: as much as it took.
+	inTime ended = iota
+	// tooLate: its time was up, and it might have taken any longer.
+	tooLate
+	// unrelated: nothing. It failed for want of something, which it knew at once
+	// or waited for in vain: neither says how long those take that succeed.
+	unrelated
+)
+
 // note tells of an operation that has ended, and how many were under way then.
-func (w *window) note(underWay, now, took int64) {
-	w.done.Add(1)
-	if took < w.fastest.Load() {
-		w.fastest.Store(took) // of two at once either will do
+func (w *window) note(how ended, underWay, now, took int64) {
+	switch how {
+	case inTime:
+		w.done.Add(1)
+		if took < w.fastest.Load() {
+			w.fastest.Store(took) // of two at once either will do
+		}
+	case tooLate:
+		w.expired.Add(1)
 	}
 	if underWay > w.peak.Load() {
 		w.peak.Store(underWay)
@@ -68,10 +87,15 @@ func (w *window) note(underWay, now, took int64) {
 // turn ends an interval.
 func (w *window) turn(now int64) {
 	done, fastest, peak := w.done.Swap(0), w.fastest.Swap(int64(time.Hour)), w.peak.Swap(0)
+	expired := w.expired.Swap(0)
+	allowed := w.allowed.Load()
 	if done < enough {
+		// Where hardly any is done in its time there is a queue, and a long one.
+		if expired >= enough {
+			w.allowed.Store(min(max(min(allowed, peak)/2, fewest), allowed))
+		}
 		return
 	}
-	allowed := w.allowed.Load()
 	if w.base == 0 || fastest < w.base || now-w.baseAt > int64(baseAge) && fastest < int64(target) {
 		w.base, w.baseAt = fastest, now
 	}
