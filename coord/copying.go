@@ -35,6 +35,9 @@ func (cp *copying) run(ctx context.Context) error {
 	}
 	cp.pace = pace{rate: c.options.CopyRate}
 	shifts := cp.v.shifts(cp.factors)
+	if err := cp.moveFloors(ctx, shifts); err != nil {
+		return err
+	}
 	whole := share(shifts, nil)
 	if cp.Total == 0 {
 		cp.Total = cp.count(ctx, shifts)

@@ -14,6 +14,10 @@ const (
 	topologyKey = string(nsMeta) + "topology" // its epoch as above, then its encoding
 )
 
+// callRaise is the kind of a call, made by the node for itself, whose caller is
+// a *raising. No call from outside has it.
+const callRaise = ^coord.CallKind(0)
+
 // maxTopologyBytes bounds an encoded topology.
 const maxTopologyBytes = 4 << 20
 
@@ -114,7 +118,7 @@ func (n *Node) adopt(epoch uint64, encoded []byte) error {
 
 // news tells that the committer has to adopt something before it goes on with call.
 func (n *Node) news(call *coord.Call) bool {
-	return call.Kind == callAdopt || n.ring.behind(call.Epoch)
+	return call.Kind == callAdopt || call.Kind == callRaise || n.ring.behind(call.Epoch)
 }
 
 // Adopt implements coord.Replica. It fails with a *coord.StaleRingError where
