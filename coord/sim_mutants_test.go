@@ -161,10 +161,11 @@ func returns(w *swarm, d dice) {
 // collected long ago, while ranges move between nodes.
 func laggards(w *swarm, d dice) {
 	returns(w, d)
-	w.skew = 2 * time.Second
-	w.on[faultCoordinatorClock], w.every[faultCoordinatorClock] = false, 0
-	w.on[faultNodeClock], w.every[faultNodeClock] = false, 0
-	w.coordinators = max(w.coordinators, 2)
+	w.on, w.chance, w.every = [faultKinds]bool{}, [faultKinds]float64{}, [faultKinds]time.Duration{}
+	// A coordinator that was started again has not seen the timestamps of others.
+	w.on[faultCoordinatorCrash], w.every[faultCoordinatorCrash] = true, 100*time.Millisecond
+	w.skew, w.coordinators, w.leaders = 4*time.Second, 4, 2
+	w.churn, w.collect, w.keys = 50*time.Millisecond, 5*time.Millisecond, 24
 }
 
 // losses makes nodes die for good, and others of their keys' replicas miss writes.

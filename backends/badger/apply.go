@@ -91,7 +91,7 @@ func (c *committer) work(calls []*coord.Call) {
 // their deadline meanwhile are nil afterwards, and the first is if it is finished.
 func (c *committer) adopt(calls []*coord.Call) {
 	n, kind, epoch := c.node, calls[0].Kind, calls[0].Epoch
-	ours := kind == callAdopt || kind == callRaise
+	ours := kind == callAdopt || kind == callTask
 	var encoded []byte
 	if kind == callAdopt {
 		encoded = calls[0].Version.Value
@@ -107,8 +107,8 @@ func (c *committer) adopt(calls []*coord.Call) {
 			}
 		}
 		c.flight.set(waiting)
-		if err = n.adopt(epoch, encoded); err == nil && kind == callRaise {
-			err = n.raiseFloors(caller.(*raising).floors)
+		if err = n.adopt(epoch, encoded); err == nil && kind == callTask {
+			err = caller.(*task).do()
 		}
 		c.flight.set(nil)
 		for i, call := range waiting {
@@ -400,6 +400,7 @@ func (c *committer) fill(batch []staged) (created int64) {
 		if s.err != nil {
 			continue
 		}
+		c.node.reclaimer.note(s)
 		if s.floor != 0 {
 			c.node.floors.raise(s.token, s.floor)
 			c.changes = append(c.changes, c.node.floors.change(s.token))

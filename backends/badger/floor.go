@@ -50,14 +50,6 @@ func (f *floors) list() []coord.RangeFloor {
 	return all
 }
 
-// raising receives the end of a call of callRaise.
-type raising struct {
-	floors []coord.RangeFloor
-	done   chan error // capacity 1
-}
-
-func (r *raising) Done(c *coord.Call) { r.done <- c.Err }
-
 // Floors implements coord.Replica.
 func (n *Node) Floors(ctx context.Context, epoch uint64, raise []coord.RangeFloor) ([]coord.RangeFloor, error) {
 	for _, f := range raise {
@@ -73,7 +65,8 @@ func (n *Node) Floors(ctx context.Context, epoch uint64, raise []coord.RangeFloo
 		return nil, fmt.Errorf("floors: %w", err)
 	}
 	if len(raise) > 0 {
-		if err := n.sendRaise(ctx, epoch, raise); err != nil {
+		raise = slices.Clone(raise)
+		if err := n.task(ctx, epoch, func() error { return n.raiseFloors(raise) }); err != nil {
 			return nil, fmt.Errorf("raise floors: %w", err)
 		}
 	}
@@ -85,25 +78,6 @@ func (n *Node) Floors(ctx context.Context, epoch uint64, raise []coord.RangeFloo
 		return nil, fmt.Errorf("floors: %w", err)
 	}
 	return floors, nil
-}
-
-// sendRaise has the committer raise floors.
-func (n *Node) sendRaise(ctx context.Context, epoch uint64, raise []coord.RangeFloor) error {
-	r := &raising{slices.Clone(raise), make(chan error, 1)}
-	call := &coord.Call{Kind: callRaise, Epoch: epoch, Caller: r}
-	call.Deadline, _ = ctx.Deadline()
-	switch n.applies.push(call) {
-	case queueFull:
-		return errQueueFull
-	case queueClosed:
-		return errNodeClosed
-	}
-	select {
-	case err := <-r.done:
-		return err
-	case <-ctx.Done():
-		return fmt.Errorf("%w: %w", coord.ErrReplicaUnavailable, ctx.Err())
-	}
 }
 
 // floorsTogether is how many floors are raised in one transaction.
