@@ -74,6 +74,7 @@ type Migration struct {
 	Status MigrationStatus `json:"status"`
 	Node   string          `json:"node,omitempty"`   // id, of all kinds but a resize
 	Tenant string          `json:"tenant,omitempty"` // id, of a resize
+	Space  string          `json:"space,omitempty"`  // of that tenant: one that follows it has another
 	From   int             `json:"from,omitempty"`   // replication factor, of a resize
 	To     int             `json:"to,omitempty"`
 	// Joining is the node that is added, or the data directory and address that
@@ -102,6 +103,15 @@ func (m *Migration) lostNode() string {
 		return m.Node
 	}
 	return ""
+}
+
+// resizes tells whether the migration changes the replicas of a space's keys.
+// One that an older release has begun knows the tenant by its id alone.
+func (m *Migration) resizes(space string) bool {
+	if m.Space == "" {
+		return m.Tenant == tenantOfSpace(space)
+	}
+	return m.Space == space
 }
 
 const (
@@ -375,7 +385,7 @@ func (t *Topology) Finish(now time.Time) (Topology, *Resize, error) {
 	case MigrationRemove:
 		next.dropNode(m.Node)
 	case MigrationResize:
-		resize = &Resize{m.Tenant, m.To}
+		resize = &Resize{m.Tenant, m.Space, m.To}
 		next.TenantsEpoch = next.Epoch
 		if m.To < m.From {
 			next.unsweep(func(*StorageNode) bool { return true })

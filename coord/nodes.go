@@ -237,12 +237,12 @@ func (c *Coordinator) SetReplicationFactor(ctx context.Context, id string, repli
 	if before.ReplicationFactor == replicationFactor {
 		return before, Migration{}, nil
 	}
-	if err := c.checkReplicationFactor(replicationFactor); err != nil {
+	if err := c.view.Load().checkReplicationFactor(replicationFactor); err != nil {
 		return Tenant{}, Migration{}, err
 	}
 	err = c.change(ctx, func(t *Topology) (step TopologyStep, err error) {
 		begun = c.newMigration(MigrationResize, "")
-		begun.Tenant, begun.From, begun.To = id, before.ReplicationFactor, replicationFactor
+		begun.Tenant, begun.Space, begun.From, begun.To = id, before.Space, before.ReplicationFactor, replicationFactor
 		step.Next, err = t.Queue(begun)
 		return step, err
 	})

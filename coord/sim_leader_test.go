@@ -223,7 +223,7 @@ func (l *simLeader) page() {
 				return
 			}
 			var where placement
-			v.place(&where, t.ID, k.token, t.ReplicationFactor)
+			v.place(&where, t.Space, k.token, t.ReplicationFactor)
 			if where.news > 0 && f.lacking(answers, where.new[:where.news]) {
 				keys = append(keys, k)
 			}
@@ -320,7 +320,7 @@ func (l *simLeader) sweep(v *view, id string) {
 					return
 				}
 				var where placement
-				v.place(&where, t.ID, k.token, t.ReplicationFactor)
+				v.place(&where, t.Space, k.token, t.ReplicationFactor)
 				if !contains(where.peers(), p) {
 					drops = append(drops, item)
 				}

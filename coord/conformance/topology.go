@@ -198,7 +198,7 @@ func leastReplicasConcurrently(t *testing.T, m *metadataTest) {
 		before, created := 0, make([]coord.Tenant, creators)
 		errs := concurrently(1+creators, func(i int) (err error) {
 			if i < creators {
-				created[i], err = handles[i%2].CreateTenant(m.ctx, fmt.Sprintf("t%d", i), 2)
+				created[i], err = handles[i%2].CreateTenant(m.ctx, fmt.Sprintf("t%d", i), 2, 0)
 				return err
 			}
 			next := coord.Topology{Version: round + 1, Epoch: round + 1}
