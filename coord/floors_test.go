@@ -147,3 +147,44 @@ func (c *cluster) startLate(t testing.TB, id string, behind time.Duration) *coor
 	})
 	return engine
 }
+
+// What is left on one node after the others were lost is copied to those that
+// come, and not missed by a quorum of them alone.
+func TestNodesThatComeAfterALossAreGivenWhatIsLeft(t *testing.T) {
+	cluster := newCluster(t, 5)
+	late := map[string]*gate{}
+	for _, id := range []string{"storage-4", "storage-5"} {
+		late[id] = cluster.nodes[id]
+		delete(cluster.nodes, id)
+	}
+	c := cluster.start(t, "c1", nil)
+	for i := range 20 {
+		put(t, c, fmt.Sprint("k", i), "value", coord.All)
+	}
+	gone := errors.New("its disk is lost")
+	for _, id := range []string{"storage-2", "storage-3"} {
+		cluster.nodes[id].down.Store(&gone)
+		begun, err := c.RemoveNode(t.Context(), id, coord.Removal{Force: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		completed(t, c, begun)
+	}
+	for id, g := range late {
+		cluster.nodes[id] = g
+		begun, err := c.AddNode(t.Context(), coord.StorageNode{ID: id, Host: "127.0.0.1", Port: 1, VirtualNodes: 32})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if begun.ID != "" {
+			completed(t, c, begun)
+		}
+	}
+	cluster.nodes["storage-1"].down.Store(&gone)
+	for i := range 20 {
+		key := fmt.Sprint("k", i)
+		if v, err := get(t, c, key, coord.Quorum); errors.Is(err, coord.ErrKeyNotFound) || err == nil && v != "value" {
+			t.Fatalf("%s is %q, %v; want what was acknowledged, or that nobody can tell", key, v, err)
+		}
+	}
+}

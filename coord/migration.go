@@ -294,9 +294,10 @@ func (t *Topology) dropNode(id string) {
 }
 
 // WithMember is t with another member at once, in one step without copying. It
-// is right only while every tenant has more replicas than there are members:
-// then each key's replicas only become more, and every quorum, which counts the
-// replication factor, still meets every other.
+// is right only while every tenant has more replicas than there are members, and
+// these are so many that no quorum can do without them: then each key's replicas
+// only become more, and every quorum, which counts the replication factor, still
+// meets every other.
 func (t *Topology) WithMember(n StorageNode) Topology {
 	next := t.next()
 	n.Status = NodeActive
