@@ -768,6 +768,9 @@ func (*memory) Scan(context.Context, coord.ScanRequest) (coord.ScanPage, error) 
 }
 func (*memory) Heard() (uint64, time.Duration)              { return 1, 0 }
 func (*memory) Adopt(context.Context, uint64, []byte) error { return nil }
+func (*memory) Floors(context.Context, uint64, []coord.RangeFloor) ([]coord.RangeFloor, error) {
+	return nil, nil
+}
 func (*memory) Sums(_ context.Context, req coord.SumRequest) ([]coord.SpanSums, error) {
 	return make([]coord.SpanSums, len(req.Spans)), nil
 }

@@ -35,6 +35,9 @@ func (cp *copying) run(ctx context.Context) error {
 	}
 	cp.pace = pace{rate: c.options.CopyRate}
 	shifts := cp.v.shifts(cp.factors)
+	if err := cp.moveFloors(ctx, shifts); err != nil {
+		return err
+	}
 	whole := share(shifts, nil)
 	if cp.Total == 0 {
 		cp.Total = cp.count(ctx, shifts)
@@ -90,6 +93,9 @@ func (cp *copying) prepare(ctx context.Context) (err error) {
 	if errors.Is(err, ErrTenantNotFound) {
 		return errTenantGone
 	}
+	if err == nil && !m.resizes(tenant.Space) {
+		return errTenantGone // and another one has followed it
+	}
 	cp.space, cp.factors = tenant.Space, []int{m.From}
 	return err
 }
@@ -117,7 +123,7 @@ func (cp *copying) page(ctx context.Context, s *shift, after *Position) (*Positi
 			continue
 		}
 		var where placement
-		cp.v.place(&where, tenant.ID, k.Token, tenant.ReplicationFactor)
+		cp.v.place(&where, tenant.Space, k.Token, tenant.ReplicationFactor)
 		if where.news > 0 && k.lacking(answers, where.new[:where.news]) {
 			keys = append(keys, errandKey{tenant, k.Key})
 		}

@@ -96,7 +96,7 @@ func (c *Coordinator) acquire(kind operationKind, timeout time.Duration) *operat
 func (o *operation) place(v *view, sub *subject) {
 	var down [maxTargets]error
 	var p placement
-	v.place(&p, o.id, sub.token, o.rf)
+	v.place(&p, sub.tenant, sub.token, o.rf)
 	o.peers = append(o.peersBuf[:0], p.peers()...)
 	rank(o.peers, o.started, sub.level, down[:])
 	sub.epoch, sub.rf = v.topology.Epoch, o.rf

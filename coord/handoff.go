@@ -455,7 +455,7 @@ func (h *handoff) deliver(ctx context.Context, hints []Hint) (settled []Hint, fa
 			continue
 		}
 		var where placement
-		v.place(&where, id, hint.Token, tenant.ReplicationFactor)
+		v.place(&where, tenant.Space, hint.Token, tenant.ReplicationFactor)
 		// While the key's replicas change, both sets get what one of them missed.
 		targets := where.peers()
 		at := slices.IndexFunc(targets, func(p *peer) bool { return p.node.ID == hint.Node })

@@ -2,6 +2,7 @@ package coord
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"strconv"
 	"time"
@@ -23,6 +24,15 @@ type Tenant struct {
 	Since uint64
 	// AsOf is the topology's epoch when this was read.
 	AsOf uint64
+}
+
+// CheckEpoch fails, with ErrMigrationConflict, where the tenant was made or read
+// at another epoch than the one that it was decided on; 0 is not checked.
+func (t *Tenant) CheckEpoch(epoch uint64) error {
+	if epoch == 0 || t.AsOf == epoch {
+		return nil
+	}
+	return fmt.Errorf("%w: tenant %q was decided on at epoch %d, and the epoch is %d now", ErrMigrationConflict, t.ID, epoch, t.AsOf)
 }
 
 // NodeStatus is a storage node's membership, not its reachability.
@@ -89,15 +99,33 @@ type TopologyStep struct {
 	// LeastReplicas is the condition that no tenant has fewer replicas, before
 	// the step. No tenant can be created meanwhile that breaks it. 0: there is none.
 	LeastReplicas int
+	// MostReplicas is likewise the condition that no tenant has more replicas.
+	MostReplicas int
 	// Resize, where it is not nil, gives a tenant another replication factor:
-	// its Since becomes Next.Epoch, its UpdatedAt now. A tenant that is gone is
-	// left out.
+	// its Since becomes Next.Epoch, its UpdatedAt now. A tenant that is gone, and
+	// one of the same id that has followed it, are left out.
 	Resize *Resize
+}
+
+// CheckReplicas fails, with ErrMigrationConflict, where the fewest or the most
+// replicas of any tenant break the step's conditions; both are 0 without tenants.
+func (s *TopologyStep) CheckReplicas(fewest, most int) error {
+	switch {
+	case most == 0:
+	case fewest < s.LeastReplicas:
+		return fmt.Errorf("%w: a tenant has replication factor %d, and the change is right only where all have %d or more",
+			ErrMigrationConflict, fewest, s.LeastReplicas)
+	case s.MostReplicas > 0 && most > s.MostReplicas:
+		return fmt.Errorf("%w: a tenant has replication factor %d, and the change is right only where all have %d or less",
+			ErrMigrationConflict, most, s.MostReplicas)
+	}
+	return nil
 }
 
 // Resize is a tenant's new replication factor.
 type Resize struct {
 	Tenant            string
+	Space             string // of that tenant; empty: whichever has the id
 	ReplicationFactor int
 }
 
@@ -117,8 +145,10 @@ type Metadata interface {
 	// Tenant fails with ErrTenantNotFound.
 	Tenant(ctx context.Context, id string) (Tenant, error)
 	// CreateTenant fails with ErrTenantExists, and sets the times, the space and
-	// the epoch since when.
-	CreateTenant(ctx context.Context, id string, replicationFactor int) (Tenant, error)
+	// the epoch since when. Where epoch is not 0 and the topology has another one
+	// by then, the decision to create it is outdated: it fails with
+	// ErrMigrationConflict, unless the tenant exists.
+	CreateTenant(ctx context.Context, id string, replicationFactor int, epoch uint64) (Tenant, error)
 	// SetTenantLimits returns the tenant as it is then; ErrTenantNotFound.
 	SetTenantLimits(ctx context.Context, id string, change LimitsChange) (Tenant, error)
 	// DeleteTenant fails with ErrTenantNotFound. The tenant's space is listed by

@@ -2,6 +2,7 @@ package coord
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -152,6 +153,9 @@ func (m *migrations) begin(ctx context.Context, id string) error {
 			step.Next, err = t.Fail(id, reason, c.options.Wall().UTC())
 		} else {
 			step.Next, err = t.Begin(id, c.options.Wall().UTC())
+			if next.Kind == MigrationRemove && !next.Force {
+				step.MostReplicas = t.Members() - 1 // of tenants that were created since, too
+			}
 		}
 		return step, err
 	})
@@ -168,6 +172,13 @@ func (c *Coordinator) impossible(ctx context.Context, t *Topology, m *Migration)
 	case MigrationResize:
 		if m.To > members {
 			return fmt.Sprintf("replication factor %d, but there are %d active nodes by now", m.To, members), nil
+		}
+		tenant, err := c.metadata.Tenant(ctx, m.Tenant)
+		if errors.Is(err, ErrTenantNotFound) || err == nil && !m.resizes(tenant.Space) {
+			return fmt.Sprintf("tenant %q was deleted", m.Tenant), nil
+		}
+		if err != nil {
+			return "", err
 		}
 	case MigrationRemove:
 		if t.Node(m.Node) == nil {

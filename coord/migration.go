@@ -74,6 +74,7 @@ type Migration struct {
 	Status MigrationStatus `json:"status"`
 	Node   string          `json:"node,omitempty"`   // id, of all kinds but a resize
 	Tenant string          `json:"tenant,omitempty"` // id, of a resize
+	Space  string          `json:"space,omitempty"`  // of that tenant: one that follows it has another
 	From   int             `json:"from,omitempty"`   // replication factor, of a resize
 	To     int             `json:"to,omitempty"`
 	// Joining is the node that is added, or the data directory and address that
@@ -102,6 +103,15 @@ func (m *Migration) lostNode() string {
 		return m.Node
 	}
 	return ""
+}
+
+// resizes tells whether the migration changes the replicas of a space's keys.
+// One that an older release has begun knows the tenant by its id alone.
+func (m *Migration) resizes(space string) bool {
+	if m.Space == "" {
+		return m.Tenant == tenantOfSpace(space)
+	}
+	return m.Space == space
 }
 
 const (
@@ -284,9 +294,10 @@ func (t *Topology) dropNode(id string) {
 }
 
 // WithMember is t with another member at once, in one step without copying. It
-// is right only while every tenant has more replicas than there are members:
-// then each key's replicas only become more, and every quorum, which counts the
-// replication factor, still meets every other.
+// is right only while every tenant has more replicas than there are members, and
+// these are so many that no quorum can do without them: then each key's replicas
+// only become more, and every quorum, which counts the replication factor, still
+// meets every other.
 func (t *Topology) WithMember(n StorageNode) Topology {
 	next := t.next()
 	n.Status = NodeActive
@@ -375,7 +386,7 @@ func (t *Topology) Finish(now time.Time) (Topology, *Resize, error) {
 	case MigrationRemove:
 		next.dropNode(m.Node)
 	case MigrationResize:
-		resize = &Resize{m.Tenant, m.To}
+		resize = &Resize{m.Tenant, m.Space, m.To}
 		next.TenantsEpoch = next.Epoch
 		if m.To < m.From {
 			next.unsweep(func(*StorageNode) bool { return true })

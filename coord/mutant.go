@@ -49,6 +49,7 @@ const (
 	mutantCollectAtMajority
 	mutantNoMessageBound
 	mutantFloorIgnored
+	mutantFloorsLeft
 	mutantJoinUnswept
 	mutantNoFence
 	mutantCopyFromOne

@@ -4,7 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
-	"math"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -109,28 +109,23 @@ func (c *Coordinator) holds(ctx context.Context, n *StorageNode) bool {
 }
 
 // join makes a member of a node that is none: at once while every tenant has
-// more replicas than there are members, else by a migration.
+// more replicas than there are members, else by a migration. Where members were
+// lost, so few may be left that a quorum of replicas can do without them: what
+// they hold has to be copied, too.
 func (c *Coordinator) join(ctx context.Context, t *Topology, n StorageNode) (TopologyStep, Migration, error) {
-	least, err := c.leastReplicas(ctx)
+	factors, err := c.metadata.ReplicationFactors(ctx)
 	if err != nil {
 		return TopologyStep{}, Migration{}, err
 	}
-	if members := t.Members(); least > members && n.Unswept == 0 && t.unfinished(func(*Migration) bool { return true }) == nil {
+	members := t.Members()
+	if !slices.ContainsFunc(factors, func(rf int) bool { return rf <= members || members > 0 && members < fence(rf, rf) }) &&
+		n.Unswept == 0 && t.unfinished(func(*Migration) bool { return true }) == nil {
 		return TopologyStep{Next: t.WithMember(n), LeastReplicas: members + 1}, Migration{}, nil
 	}
 	m := c.newMigration(MigrationAdd, n.ID)
 	m.Joining = &n
 	next, err := t.Queue(m)
 	return TopologyStep{Next: next}, m, err
-}
-
-// leastReplicas is the least replication factor of any tenant.
-func (c *Coordinator) leastReplicas(ctx context.Context) (int, error) {
-	factors, err := c.metadata.ReplicationFactors(ctx)
-	if err != nil || len(factors) == 0 {
-		return math.MaxInt, err
-	}
-	return factors[0], nil
 }
 
 func (c *Coordinator) newMigration(kind MigrationKind, node string) Migration {
@@ -237,12 +232,12 @@ func (c *Coordinator) SetReplicationFactor(ctx context.Context, id string, repli
 	if before.ReplicationFactor == replicationFactor {
 		return before, Migration{}, nil
 	}
-	if err := c.checkReplicationFactor(replicationFactor); err != nil {
+	if err := c.view.Load().checkReplicationFactor(replicationFactor); err != nil {
 		return Tenant{}, Migration{}, err
 	}
 	err = c.change(ctx, func(t *Topology) (step TopologyStep, err error) {
 		begun = c.newMigration(MigrationResize, "")
-		begun.Tenant, begun.From, begun.To = id, before.ReplicationFactor, replicationFactor
+		begun.Tenant, begun.Space, begun.From, begun.To = id, before.Space, before.ReplicationFactor, replicationFactor
 		step.Next, err = t.Queue(begun)
 		return step, err
 	})

@@ -18,7 +18,10 @@ func (idleReplica) Scan(context.Context, ScanRequest) (ScanPage, error)  { retur
 func (idleReplica) Heard() (uint64, time.Duration)                       { return 0, 0 }
 func (idleReplica) Adopt(context.Context, uint64, []byte) error          { return nil }
 func (idleReplica) Sums(context.Context, SumRequest) ([]SpanSums, error) { return nil, nil }
-func (idleReplica) Close() error                                         { return nil }
+func (idleReplica) Floors(context.Context, uint64, []RangeFloor) ([]RangeFloor, error) {
+	return nil, nil
+}
+func (idleReplica) Close() error { return nil }
 
 func TestRankPrefersThoseThatAnswer(t *testing.T) {
 	newPeer := func(id string, down error) *peer {

@@ -17,8 +17,9 @@ type placement struct {
 	indexes [MaxReplicationFactor]uint32
 }
 
-// place finds the replicas of a token of a tenant that has rf of them.
-func (v *view) place(p *placement, tenant string, token ring.Token, rf int) {
+// place finds the replicas of a token of a tenant, known by its space, that has
+// rf of them.
+func (v *view) place(p *placement, space string, token ring.Token, rf int) {
 	p.rf = [2]int{rf, rf}
 	p.olds, p.news, p.lost, p.loose = 0, 0, nil, false
 	for _, n := range v.ring.Replicas(p.indexes[:0], token, min(rf, MaxReplicationFactor)) {
@@ -27,7 +28,7 @@ func (v *view) place(p *placement, tenant string, token ring.Token, rf int) {
 	}
 	m := v.change
 	if m != nil {
-		v.placeNext(p, m, tenant, token, rf)
+		v.placeNext(p, m, space, token, rf)
 	}
 	p.unions = 0
 	for _, peer := range p.old[:p.olds] {
@@ -45,13 +46,13 @@ func (v *view) place(p *placement, tenant string, token ring.Token, rf int) {
 }
 
 // placeNext finds where a key moves, if it does.
-func (v *view) placeNext(p *placement, m *Migration, tenant string, token ring.Token, rf int) {
+func (v *view) placeNext(p *placement, m *Migration, space string, token ring.Token, rf int) {
 	next, members := v.next, v.nextMembers
 	if next == nil {
 		next, members = v.ring, v.members
 	}
 	if m.Kind == MigrationResize {
-		if m.Tenant != tenant {
+		if !m.resizes(space) {
 			return
 		}
 		p.rf[1] = m.To

@@ -62,7 +62,7 @@ func (c *Coordinator) Plan(ctx context.Context, req PlanRequest) (Plan, error) {
 	if err != nil {
 		return Plan{}, err
 	}
-	p := planning{c: c, v: v, after: after, nodes: map[string]*PlanNode{}, moves: map[[2]string]*PlanMove{}}
+	p := planning{c: c, v: v, lost: next.Current().lostNode(), after: after, nodes: map[string]*PlanNode{}, moves: map[[2]string]*PlanMove{}}
 	for _, r := range []*ring.Ring{v.ring, after} {
 		for _, n := range r.Nodes() {
 			p.nodes[n.ID] = &PlanNode{ID: n.ID}
@@ -102,6 +102,7 @@ func (t *Topology) planned(req PlanRequest) (Topology, error) {
 type planning struct {
 	c     *Coordinator
 	v     *view
+	lost  string // the node that nothing can be copied from, "" without
 	after *ring.Ring
 	made  Plan
 	nodes map[string]*PlanNode
@@ -167,16 +168,33 @@ func (p *planning) weigh(ctx context.Context, r *ring.Range, replicas []*peer, a
 				continue
 			}
 			moved = true
-			m := p.move(old[before[0]].ID, id)
-			m.Ranges++
+			m := p.move(p.source(old, before), id)
 			m.Keys += keys
 			m.Bytes += int64(size * float64(keys))
 		}
 	}
-	if moved || len(answered) == 0 && !sameNodes(old, r.Old, next, r.New) {
+	// Ranges without keys change hands, too.
+	for _, n := range r.New {
+		id := next[n].ID
+		if !slices.ContainsFunc(r.Old, func(n uint32) bool { return old[n].ID == id }) {
+			p.move(p.source(old, r.Old), id).Ranges++
+			moved = true
+		}
+	}
+	if moved || !sameNodes(old, r.Old, next, r.New) {
 		p.made.Ranges++
 	}
 	return nil
+}
+
+// source is the node of a range that its keys are copied from: the first that is not lost.
+func (p *planning) source(nodes []ring.Node, at []uint32) string {
+	for _, n := range at {
+		if nodes[n].ID != p.lost {
+			return nodes[n].ID
+		}
+	}
+	return nodes[at[0]].ID
 }
 
 func sameNodes(a []ring.Node, at []uint32, b []ring.Node, bt []uint32) bool {

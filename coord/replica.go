@@ -120,6 +120,11 @@ type Replica interface {
 	// Sums adds up what the node holds in spans, so that nodes can be compared
 	// without listing keys.
 	Sums(context.Context, SumRequest) ([]SpanSums, error)
+	// Floors makes what the node answers as Call.Floor for the keys of ranges at
+	// least what is given, durably before it answers, and returns the floors of
+	// all ranges that have one, in order. Epoch is as in ScanRequest. It does not
+	// keep the slice, and the caller owns the one that is returned.
+	Floors(ctx context.Context, epoch uint64, raise []RangeFloor) ([]RangeFloor, error)
 	// Close finishes what is under way with ErrReplicaUnavailable and frees
 	// what the replica holds. No method may be called after it.
 	Close() error

@@ -81,7 +81,6 @@ func newSim(seed uint64, operations int, direct func(*swarm, dice)) *sim {
 		direct(&s.swarm, s.dice)
 	}
 	w := &s.swarm
-	w.boundClocks()
 	s.claims = simClaims{&s.world, map[ClaimKey]simClaim{}, w.claimLifetime}
 	s.metadata.checkpoints = map[string]MigrationProgress{}
 	t := Topology{Version: 1, Epoch: 1}
@@ -140,7 +139,7 @@ const (
 // addNode makes a storage node with an empty data directory.
 func (s *sim) addNode(id, uuid string) *simReplica {
 	n := &simReplica{
-		s: s, id: id, uuid: uuid, index: len(s.nodes), data: make([]simHeld, s.swarm.keys), floors: make([]int64, s.swarm.keys), dropped: make([]int64, s.swarm.keys), clock: s.newClock(),
+		s: s, id: id, uuid: uuid, index: len(s.nodes), data: make([]simHeld, s.swarm.keys), dropped: make([]int64, s.swarm.keys), clock: s.newClock(),
 	}
 	n.rate = n.clock.drift
 	s.nodes = append(s.nodes, n)

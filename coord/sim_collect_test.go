@@ -31,7 +31,7 @@ func (s *sim) collect() {
 func (c *simCoordinator) collectKey(k *simEntry) {
 	v, t := c.view, &c.tenants[k.tenantIndex]
 	var where placement
-	v.place(&where, t.ID, k.token, t.ReplicationFactor)
+	v.place(&where, t.Space, k.token, t.ReplicationFactor)
 	natural := where.peers()
 	if len(natural) < t.ReplicationFactor {
 		return

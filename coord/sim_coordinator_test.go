@@ -224,7 +224,7 @@ func (a *simAttempt) place(v *view, t *Tenant) {
 	s, k := a.s, a.key
 	var down [maxTargets]error
 	p := &s.placement
-	v.place(p, t.ID, k.token, t.ReplicationFactor)
+	v.place(p, t.Space, k.token, t.ReplicationFactor)
 	peers := append(a.peers[:0], p.peers()...)
 	rank(peers, s.now, a.level, down[:])
 	if s.swarm.shuffle {

@@ -65,12 +65,12 @@ func (s *sim) inject(k faultKind) bool {
 	return true
 }
 
-// jump is where a clock goes that jumps: near the truth or up to clockJump off.
+// jump is where a clock goes that jumps: near the truth or up to an hour off.
 func (s *sim) jump() time.Duration {
 	if s.chance(0.3) {
 		return s.around(50 * time.Millisecond)
 	}
-	d := s.spread(10*time.Millisecond, s.swarm.clockJump)
+	d := s.spread(10*time.Millisecond, time.Hour)
 	if s.chance(0.5) {
 		return -d
 	}

@@ -105,7 +105,7 @@ func (c *simCoordinator) replay() {
 		}
 		var where placement
 		t := &c.tenants[h.key.tenantIndex]
-		v.place(&where, t.ID, h.key.token, t.ReplicationFactor)
+		v.place(&where, t.Space, h.key.token, t.ReplicationFactor)
 		// While the key's replicas change, both sets get what one of them missed.
 		targets := where.peers()
 		at := slices.IndexFunc(targets, func(p *peer) bool { return p.replica.(*simLink).n.id == h.node })

@@ -151,7 +151,38 @@ func (l *simLeader) prepare(v *view) {
 			l.factors = []int{m.From}
 		}
 		l.shifts = v.shifts(l.factors)
+		l.moveFloors()
+	})
+}
+
+// moveFloors is copying.moveFloors.
+func (l *simLeader) moveFloors() {
+	if mutant == mutantFloorsLeft {
 		l.page()
+		return
+	}
+	c, m := l.c, l.v.change
+	var ask []floorRaise
+	for _, p := range everyone(l.shifts, m) {
+		ask = append(ask, floorRaise{peer: p})
+	}
+	c.raiseFloors(l.v.topology.Epoch, ask, func(answers []floorAnswer) {
+		for i := range l.shifts {
+			if err := l.shifts[i].fenced(m, l.factors, answeredBy(answers)); err != nil {
+				l.rest(err)
+				return
+			}
+		}
+		raises := movedFloors(l.shifts, m, answers)
+		c.raiseFloors(l.v.topology.Epoch, raises, func(answers []floorAnswer) {
+			for i := range l.shifts {
+				if err := l.shifts[i].floored(m, l.factors, raisedBy(raises, answers)); err != nil {
+					l.rest(err)
+					return
+				}
+			}
+			l.page()
+		})
 	})
 }
 
@@ -192,7 +223,7 @@ func (l *simLeader) page() {
 				return
 			}
 			var where placement
-			v.place(&where, t.ID, k.token, t.ReplicationFactor)
+			v.place(&where, t.Space, k.token, t.ReplicationFactor)
 			if where.news > 0 && f.lacking(answers, where.new[:where.news]) {
 				keys = append(keys, k)
 			}
@@ -289,7 +320,7 @@ func (l *simLeader) sweep(v *view, id string) {
 					return
 				}
 				var where placement
-				v.place(&where, t.ID, k.token, t.ReplicationFactor)
+				v.place(&where, t.Space, k.token, t.ReplicationFactor)
 				if !contains(where.peers(), p) {
 					drops = append(drops, item)
 				}

@@ -62,6 +62,7 @@ var plantedBugs = []struct {
 	{mutantCollectAtMajority, "a tombstone is collected that a majority holds", "collections"},
 	{mutantNoMessageBound, "a node takes messages of any age", "collections"},
 	{mutantFloorIgnored, "what was collected from around a key does not raise its next version", "collections"},
+	{mutantFloorsLeft, "what was collected from a range is not known where it moves", "laggards"},
 	{mutantStaleFactor, "a tenant's replication factor is taken from an outdated cache", "changes"},
 }
 
@@ -72,6 +73,7 @@ var directions = map[string]func(*swarm, dice){
 	"brokenClocks": brokenClocks,
 	"changes":      changes,
 	"collections":  collections,
+	"laggards":     laggards,
 	"lateMints":    lateMints,
 	"losses":       losses,
 	"resizes":      resizes,
@@ -153,6 +155,17 @@ func returns(w *swarm, d dice) {
 	w.clients = 4
 	w.tenants, w.keys, w.keyed, w.reads, w.deletes = []int{3}, 12, 0, 0.3, 0.5
 	w.levels = [4]float64{Quorum: 1}
+}
+
+// laggards makes coordinators issue timestamps below those of versions that were
+// collected long ago, while ranges move between nodes.
+func laggards(w *swarm, d dice) {
+	returns(w, d)
+	w.on, w.chance, w.every = [faultKinds]bool{}, [faultKinds]float64{}, [faultKinds]time.Duration{}
+	// A coordinator that was started again has not seen the timestamps of others.
+	w.on[faultCoordinatorCrash], w.every[faultCoordinatorCrash] = true, 100*time.Millisecond
+	w.skew, w.coordinators, w.leaders = 4*time.Second, 4, 2
+	w.churn, w.collect, w.keys = 50*time.Millisecond, 5*time.Millisecond, 24
 }
 
 // losses makes nodes die for good, and others of their keys' replicas miss writes.

@@ -268,7 +268,7 @@ func (s *sim) dropping(n *simReplica, k *simEntry, held *simHeld) {
 		return
 	}
 	for _, r := range places.old {
-		if compareIdentity(&r.data[k.index].version.Head, h) < 0 && r.floors[k.index] < h.Timestamp {
+		if compareIdentity(&r.data[k.index].version.Head, h) < 0 && r.floor(k) < h.Timestamp {
 			s.violate(k, "P6", "%s drops %s, of which %s has never heard", n.uuid, s.name(h), r.uuid)
 		}
 	}

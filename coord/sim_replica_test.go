@@ -24,13 +24,13 @@ type simReplica struct {
 	uuid        string
 	index       int
 	clock       simClock
-	data        []simHeld // by simEntry.index; durable
-	floors      []int64   // what it answers as Floor, likewise
-	dropped     []int64   // greatest timestamps that it dropped for whatever reason
-	epoch       uint64    // the highest it knows; durable
-	told        *Topology // the newest it was told of; durable
-	boot        uint64    // counts its lives
-	rate        int64     // of its own clock: fast by so many parts in a million
+	data        []simHeld  // by simEntry.index; durable
+	floors      floorTable // what it answers as Floor, likewise
+	dropped     []int64    // greatest timestamps that it dropped for whatever reason
+	epoch       uint64     // the highest it knows; durable
+	told        *Topology  // the newest it was told of; durable
+	boot        uint64     // counts its lives
+	rate        int64      // of its own clock: fast by so many parts in a million
 	bootedAt    instant
 	up          bool
 	dead        bool // for good
@@ -103,7 +103,7 @@ func (n *simReplica) arrive(call *simCall) {
 	switch {
 	case call.kind == CallRead || call.kind == CallHead:
 		if call.err = n.knows(call.epoch); call.err == nil {
-			call.held, call.floor = *held, n.floors[call.key.index]
+			call.held, call.floor = *held, n.floor(call.key)
 			if call.kind == CallHead {
 				call.held.Value = nil
 			}
@@ -160,7 +160,7 @@ func (n *simReplica) keep(call *simCall) {
 			}
 			s.dropping(n, call.key, held)
 			if call.version.Tombstone || call.version.Expires != 0 {
-				n.floors[call.key.index] = max(n.floors[call.key.index], call.version.Timestamp)
+				n.raise(OwedRange(call.key.token), call.version.Timestamp)
 			}
 			n.dropped[call.key.index] = max(n.dropped[call.key.index], call.version.Timestamp)
 			*held = simHeld{}
@@ -169,7 +169,7 @@ func (n *simReplica) keep(call *simCall) {
 		return
 	}
 	wall := time.Unix(0, n.clock.read(s.now))
-	store, err := Admit(&held.version.Head, n.floors[call.key.index], &call.version.Head, call.intent, wall, DefaultMaxClockOffset)
+	store, err := Admit(&held.version.Head, n.floor(call.key), &call.version.Head, call.intent, wall, DefaultMaxClockOffset)
 	if err != nil {
 		call.err = err
 		if s.traced(call.key) {
@@ -191,6 +191,13 @@ func (n *simReplica) keep(call *simCall) {
 	if mutant != mutantDroppedTombstone {
 		call.held = Version{Head: held.version.Head}
 	}
+}
+
+// floor is what the node answers as Floor for a key.
+func (n *simReplica) floor(k *simEntry) int64 { return n.floors[OwedRange(k.token)] }
+
+func (n *simReplica) raise(at uint16, timestamp int64) {
+	n.floors[at] = max(n.floors[at], timestamp)
 }
 
 // crash takes the node down. What it was syncing is durable or not, and is not

@@ -86,21 +86,69 @@ func (n *simReplica) scan(req *ScanRequest) (page ScanPage, err error) {
 
 // scanAll asks peers for the same page, as the engine's scanAll does.
 func (c *simCoordinator) scanAll(peers []*peer, req ScanRequest, then func([]scanAnswer)) {
+	pages := make([]ScanPage, len(peers))
+	c.tellAll(peers, func(i int, n *simReplica) (err error) { pages[i], err = n.scan(&req); return err }, func(answered []int) {
+		var answers []scanAnswer
+		for _, i := range answered {
+			answers = append(answers, scanAnswer{peers[i], pages[i]})
+		}
+		then(answers)
+	})
+}
+
+// raiseFloors raises floors of nodes and asks for them, as the engine's does.
+func (c *simCoordinator) raiseFloors(epoch uint64, raises []floorRaise, then func([]floorAnswer)) {
+	peers := make([]*peer, len(raises))
+	for i := range raises {
+		peers[i] = raises[i].peer
+	}
+	floors := make([][]RangeFloor, len(raises))
+	c.tellAll(peers, func(i int, n *simReplica) (err error) {
+		floors[i], err = n.tellFloors(epoch, raises[i].floors)
+		return err
+	}, func(answered []int) {
+		var answers []floorAnswer
+		for _, i := range answered {
+			answers = append(answers, floorAnswer{peers[i], floors[i]})
+		}
+		then(answers)
+	})
+}
+
+// tellFloors is Replica.Floors.
+func (n *simReplica) tellFloors(epoch uint64, raise []RangeFloor) (floors []RangeFloor, err error) {
+	if err := n.knows(epoch); err != nil {
+		return nil, err
+	}
+	for _, f := range raise {
+		n.raise(f.Range, f.Timestamp)
+	}
+	for at, timestamp := range n.floors {
+		if timestamp != 0 {
+			floors = append(floors, RangeFloor{uint16(at), timestamp})
+		}
+	}
+	return floors, nil
+}
+
+// tellAll sends peers a message each, does at each what they are told, and goes
+// on when all have answered, or at the end of their time, with those that did.
+func (c *simCoordinator) tellAll(peers []*peer, do func(i int, n *simReplica) error, then func(answered []int)) {
 	s := c.s
-	pages := make([]*ScanPage, len(peers))
+	done := make([]bool, len(peers))
 	waiting, over := 1, false
 	finish := func() {
 		if over {
 			return
 		}
 		over = true
-		var answers []scanAnswer
-		for i, p := range peers {
-			if pages[i] != nil {
-				answers = append(answers, scanAnswer{p, *pages[i]})
+		var answered []int
+		for i := range peers {
+			if done[i] {
+				answered = append(answered, i)
 			}
 		}
-		then(answers)
+		then(answered)
 	}
 	for i, p := range peers {
 		l := p.replica.(*simLink)
@@ -108,10 +156,9 @@ func (c *simCoordinator) scanAll(peers []*peer, req ScanRequest, then func([]sca
 			continue
 		}
 		waiting++
-		var page ScanPage
-		c.tell(l, func() (err error) { page, err = l.n.scan(&req); return err }, func(err error) {
+		c.tell(l, func() error { return do(i, l.n) }, func(err error) {
 			if stale := (*StaleRingError)(nil); err == nil {
-				pages[i] = &page
+				done[i] = true
 			} else if errors.As(err, &stale) {
 				c.refresh(nil)
 			}

@@ -78,8 +78,6 @@ type swarm struct {
 	skew  time.Duration // coordinators' and replicas' clocks differ by up to this
 	drift int64         // and drift by up to so many parts in a million
 
-	clockJump time.Duration // clocks that jump go this far from the truth, at most
-
 	on     [faultKinds]bool
 	chance [faultKinds]float64       // of those that strike messages and operations
 	every  [faultKinds]time.Duration // mean time between the others
@@ -203,20 +201,6 @@ func (w *swarm) enableChurn(d dice) {
 	w.leaders = 1 + d.IntN(2)
 	w.gossip = d.spread(5*time.Millisecond, time.Second)
 	w.deaf = d.pick(0, 0, 0.3, 1)
-}
-
-// boundClocks keeps clocks within an hour of the truth. Where nodes come while
-// others forget, they stay within a part of the grace: floors do not move with
-// ranges, so a node that has come lately does not know how high a version was
-// that others have collected, and a clock that is further behind than that
-// version was held may fall below it.
-func (w *swarm) boundClocks() {
-	w.clockJump = time.Hour
-	if w.collect != 0 && w.churn != 0 {
-		w.clockJump = w.grace / 4
-		w.skew = min(w.skew, w.grace/4)
-		w.drift = min(w.drift, 100)
-	}
 }
 
 // enable turns a fault on at a random strength.

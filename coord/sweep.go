@@ -73,7 +73,7 @@ func (m *migrations) sweep(ctx context.Context, v *view, id string) error {
 			}
 			var where placement
 			if tenant != nil {
-				v.place(&where, tenant.ID, item.Position.Token, tenant.ReplicationFactor)
+				v.place(&where, tenant.Space, item.Position.Token, tenant.ReplicationFactor)
 			}
 			if tenant == nil || !contains(where.peers(), p) {
 				drops = append(drops, item)

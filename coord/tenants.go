@@ -159,14 +159,24 @@ func (c *Coordinator) Tenants(ctx context.Context, after string, limit int) ([]T
 
 // CreateTenant makes a tenant whose keys are kept on replicationFactor nodes.
 func (c *Coordinator) CreateTenant(ctx context.Context, id string, replicationFactor int) (Tenant, error) {
-	if err := c.checkReplicationFactor(replicationFactor); err != nil {
-		return Tenant{}, err
+	for attempt := 1; ; attempt++ {
+		v := c.view.Load()
+		if err := v.checkReplicationFactor(replicationFactor); err != nil {
+			return Tenant{}, err
+		}
+		t, err := c.metadata.CreateTenant(ctx, id, replicationFactor, v.topology.Epoch)
+		if errors.Is(err, ErrMigrationConflict) && attempt < changeAttempts {
+			// There may be fewer nodes by now.
+			if err := c.Refresh(ctx); err != nil {
+				return Tenant{}, err
+			}
+			continue
+		}
+		if err == nil {
+			c.tenants.cache.Invalidate(id)
+		}
+		return t, err
 	}
-	t, err := c.metadata.CreateTenant(ctx, id, replicationFactor)
-	if err == nil {
-		c.tenants.cache.Invalidate(id)
-	}
-	return t, err
 }
 
 // DeleteTenant makes a tenant unknown to every request.
@@ -214,11 +224,10 @@ func (c *Coordinator) awaitTenant(ctx context.Context, id string, due time.Time)
 	}
 }
 
-func (c *Coordinator) checkReplicationFactor(rf int) error {
+func (v *view) checkReplicationFactor(rf int) error {
 	if rf < 1 || rf > MaxReplicationFactor {
 		return fmt.Errorf("%w: %d, want 1 to %d", ErrInvalidReplicationFactor, rf, MaxReplicationFactor)
 	}
-	v := c.view.Load()
 	nodes := v.ring.Len()
 	if v.next != nil {
 		nodes = min(nodes, v.next.Len())

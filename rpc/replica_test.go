@@ -24,6 +24,7 @@ type memoryReplica struct {
 	epoch    uint64
 	topology []byte
 	floor    int64 // of every head and read
+	floors   []coord.RangeFloor
 	boot     uint64
 	clock    time.Duration
 	// callBoot and callHeard are those of the last apply or drop.
@@ -165,6 +166,16 @@ func (r *memoryReplica) Adopt(_ context.Context, epoch uint64, topology []byte) 
 	}
 	r.epoch, r.topology = epoch, slices.Clone(topology)
 	return nil
+}
+
+func (r *memoryReplica) Floors(_ context.Context, epoch uint64, raise []coord.RangeFloor) ([]coord.RangeFloor, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if epoch < r.epoch {
+		return nil, &coord.StaleRingError{Epoch: r.epoch}
+	}
+	r.epoch, r.floors = epoch, append(r.floors, raise...)
+	return slices.Clone(r.floors), nil
 }
 
 func (r *memoryReplica) Sums(_ context.Context, req coord.SumRequest) ([]coord.SpanSums, error) {

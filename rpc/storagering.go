@@ -65,6 +65,51 @@ func (c *StorageClient) Sums(ctx context.Context, req coord.SumRequest) ([]coord
 	return sums, nil
 }
 
+// Floors raises floors of the node, and returns all that it has.
+func (c *StorageClient) Floors(ctx context.Context, epoch uint64, raise []coord.RangeFloor) ([]coord.RangeFloor, error) {
+	ctx, cancel := context.WithTimeout(ctx, maxUnaryTime)
+	defer cancel()
+	resp, err := c.stub.Floors(ctx, &storagepb.FloorsRequest{Epoch: epoch, Raise: floorMessages(raise)})
+	if err != nil {
+		return nil, unaryError(ctx, "floors of "+c.opts.name(), err)
+	}
+	if err := staleRing(c.opts.name(), resp.StaleEpoch); err != nil {
+		return nil, err
+	}
+	floors, err := readFloors(resp.Floors)
+	if err != nil {
+		return nil, &callError{
+			text:  fmt.Sprintf("floors of %s: %v", c.opts.name(), err),
+			kinds: []error{coord.ErrReplicaUnavailable, coord.ErrCorrupt},
+		}
+	}
+	return floors, nil
+}
+
+func floorMessages(floors []coord.RangeFloor) []*storagepb.RangeFloor {
+	messages := make([]*storagepb.RangeFloor, len(floors))
+	for i, f := range floors {
+		messages[i] = &storagepb.RangeFloor{Range: uint32(f.Range), Timestamp: f.Timestamp}
+	}
+	return messages
+}
+
+// readFloors reads floors of which each is of another range.
+func readFloors(messages []*storagepb.RangeFloor) ([]coord.RangeFloor, error) {
+	const ranges = 1 << coord.OwedRangeBits
+	if len(messages) > ranges {
+		return nil, fmt.Errorf("%w: floors of %d ranges, there are %d", coord.ErrCorrupt, len(messages), ranges)
+	}
+	floors := make([]coord.RangeFloor, len(messages))
+	for i, m := range messages {
+		if m.Range >= ranges || m.Timestamp <= 0 {
+			return nil, fmt.Errorf("%w: floor %d of range %d, want one above 0 of a range below %d", coord.ErrCorrupt, m.Timestamp, m.Range, ranges)
+		}
+		floors[i] = coord.RangeFloor{Range: uint16(m.Range), Timestamp: m.Timestamp}
+	}
+	return floors, nil
+}
+
 // sumsMessage tells sums over the wire: each space is named once.
 func sumsMessage(sums []coord.SpanSums) *storagepb.SumsResponse {
 	resp := &storagepb.SumsResponse{Sums: make([]*storagepb.SpanSums, len(sums))}
@@ -138,6 +183,27 @@ func (s *storageService) Adopt(ctx context.Context, req *storagepb.AdoptRequest)
 		return nil, unaryStatus(err)
 	}
 	return new(storagepb.AdoptResponse), nil
+}
+
+// Floors raises floors and tells all of them.
+func (s *storageService) Floors(ctx context.Context, req *storagepb.FloorsRequest) (*storagepb.FloorsResponse, error) {
+	if s.server.isStopping() {
+		return nil, errStopping
+	}
+	raise, err := readFloors(req.Raise)
+	if err != nil {
+		return nil, status.Error(codes.InvalidArgument, err.Error())
+	}
+	ctx, cancel := context.WithTimeout(ctx, maxUnaryTime)
+	defer cancel()
+	floors, err := s.server.opts.Replica.Floors(ctx, req.Epoch, raise)
+	if err != nil {
+		if epoch := epochOf(err); epoch != 0 {
+			return &storagepb.FloorsResponse{StaleEpoch: epoch}, nil
+		}
+		return nil, unaryStatus(err)
+	}
+	return &storagepb.FloorsResponse{Floors: floorMessages(floors)}, nil
 }
 
 // Sums adds up spans. It waits for its turn among the scans.

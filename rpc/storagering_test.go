@@ -43,3 +43,35 @@ func FuzzReadSums(f *testing.F) {
 		}
 	})
 }
+
+// FuzzReadFloors reads whatever a node, or a coordinator, may say of floors.
+func FuzzReadFloors(f *testing.F) {
+	for _, m := range []*storagepb.FloorsResponse{
+		{}, {Floors: floorMessages([]coord.RangeFloor{{Range: 1, Timestamp: 2}, {Range: 4095, Timestamp: 1 << 62}})},
+		{Floors: []*storagepb.RangeFloor{{Range: 4096, Timestamp: 1}}}, {Floors: []*storagepb.RangeFloor{{Range: 1, Timestamp: -1}}},
+	} {
+		raw, err := m.MarshalVT()
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(raw)
+	}
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		resp := new(storagepb.FloorsResponse)
+		if resp.UnmarshalVTUnsafe(raw) != nil {
+			return
+		}
+		floors, err := readFloors(resp.Floors)
+		if err != nil {
+			return
+		}
+		for _, floor := range floors {
+			if floor.Range >= 1<<coord.OwedRangeBits || floor.Timestamp <= 0 {
+				t.Fatalf("read floor %d of range %d", floor.Timestamp, floor.Range)
+			}
+		}
+		if again, err := readFloors(floorMessages(floors)); err != nil || !slices.Equal(again, floors) {
+			t.Fatalf("read %v, written and read again %v, %v", floors, again, err)
+		}
+	})
+}

@@ -91,10 +91,12 @@ func (c *committer) work(calls []*coord.Call) {
 // their deadline meanwhile are nil afterwards, and the first is if it is finished.
 func (c *committer) adopt(calls []*coord.Call) {
 	n, kind, epoch := c.node, calls[0].Kind, calls[0].Epoch
-	encoded := calls[0].Version.Value
-	if kind != callAdopt {
-		encoded = nil
+	ours := kind == callAdopt || kind == callTask
+	var encoded []byte
+	if kind == callAdopt {
+		encoded = calls[0].Version.Value
 	}
+	caller := calls[0].Caller
 	err := n.ring.check(epoch)
 	if err == nil {
 		// A call whose value was spilled stays the committer's.
@@ -105,7 +107,9 @@ func (c *committer) adopt(calls []*coord.Call) {
 			}
 		}
 		c.flight.set(waiting)
-		err = n.adopt(epoch, encoded)
+		if err = n.adopt(epoch, encoded); err == nil && kind == callTask {
+			err = caller.(*task).do()
+		}
 		c.flight.set(nil)
 		for i, call := range waiting {
 			if call != nil {
@@ -113,10 +117,10 @@ func (c *committer) adopt(calls []*coord.Call) {
 			}
 		}
 	}
-	if calls[0] == nil || err == nil && kind != callAdopt {
+	if calls[0] == nil || err == nil && !ours {
 		return
 	}
-	if err != nil && kind != callAdopt {
+	if err != nil && !ours {
 		err = fmt.Errorf("%w: %w", coord.ErrReplicaRefused, err)
 	}
 	n.unspill(calls[0])
@@ -396,6 +400,7 @@ func (c *committer) fill(batch []staged) (created int64) {
 		if s.err != nil {
 			continue
 		}
+		c.node.reclaimer.note(s)
 		if s.floor != 0 {
 			c.node.floors.raise(s.token, s.floor)
 			c.changes = append(c.changes, c.node.floors.change(s.token))

@@ -14,6 +14,39 @@ const (
 	topologyKey = string(nsMeta) + "topology" // its epoch as above, then its encoding
 )
 
+// callTask is the kind of a call, made by the node for itself, whose caller is a
+// *task. No call from outside has it.
+const callTask = ^coord.CallKind(0)
+
+// task is what the committer is to do between other calls, with nothing decided
+// that is not committed.
+type task struct {
+	do   func() error
+	done chan error // capacity 1
+}
+
+// Done receives the end of the call that brought the task.
+func (t *task) Done(c *coord.Call) { t.done <- c.Err }
+
+// task has the committer do something at an epoch, and waits for it.
+func (n *Node) task(ctx context.Context, epoch uint64, do func() error) error {
+	t := &task{do, make(chan error, 1)}
+	call := &coord.Call{Kind: callTask, Epoch: epoch, Caller: t}
+	call.Deadline, _ = ctx.Deadline()
+	switch n.applies.push(call) {
+	case queueFull:
+		return errQueueFull
+	case queueClosed:
+		return errNodeClosed
+	}
+	select {
+	case err := <-t.done:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("%w: %w", coord.ErrReplicaUnavailable, ctx.Err())
+	}
+}
+
 // maxTopologyBytes bounds an encoded topology.
 const maxTopologyBytes = 4 << 20
 
@@ -114,7 +147,7 @@ func (n *Node) adopt(epoch uint64, encoded []byte) error {
 
 // news tells that the committer has to adopt something before it goes on with call.
 func (n *Node) news(call *coord.Call) bool {
-	return call.Kind == callAdopt || n.ring.behind(call.Epoch)
+	return call.Kind == callAdopt || call.Kind == callTask || n.ring.behind(call.Epoch)
 }
 
 // Adopt implements coord.Replica. It fails with a *coord.StaleRingError where

@@ -46,6 +46,8 @@ type NodeOptions struct {
 	// Space looks up the room under a directory; default: asks the file system.
 	Space func(dir string) (DiskSpace, error)
 
+	reclaimLook time.Duration // of tests; default reclaimLook
+
 	// Warn is told what goes wrong in the background, a line each. It may be
 	// called from any goroutine.
 	Warn func(message string)
@@ -57,19 +59,20 @@ type NodeOptions struct {
 // One goroutine takes all applies that wait and commits them together. Nothing
 // of a call is used after it was finished.
 type Node struct {
-	opts     NodeOptions
-	uuid     string
-	store    *store
-	disk     *diskGuard
-	heads    *headCache
-	interned *internTable
-	values   *valueFiles
-	keys     atomic.Int64 // that have a record, tombstones too
-	ring     ringState
-	floors   floors
-	tree     *tree
-	boot     uint64 // number of the node's present life
-	clock    func() time.Duration
+	opts      NodeOptions
+	uuid      string
+	store     *store
+	disk      *diskGuard
+	heads     *headCache
+	interned  *internTable
+	values    *valueFiles
+	keys      atomic.Int64 // that have a record, tombstones too
+	ring      ringState
+	floors    floors
+	tree      *tree
+	reclaimer reclaimer
+	boot      uint64 // number of the node's present life
+	clock     func() time.Duration
 
 	spills  *queue // applies of large values, before they come to applies
 	spilled spilled
@@ -97,6 +100,9 @@ func OpenNode(opts NodeOptions) (*Node, error) {
 	defaults := opts.Profile.limits()
 	if opts.MaxClockOffset == 0 {
 		opts.MaxClockOffset = coord.DefaultMaxClockOffset
+	}
+	if opts.reclaimLook == 0 {
+		opts.reclaimLook = reclaimLook
 	}
 	if opts.Wall == nil {
 		opts.Wall = time.Now
@@ -177,6 +183,7 @@ func (n *Node) start(readers int) error {
 	n.running.Go(c.run)
 	n.running.Go(n.tend)
 	n.running.Go(n.countTree)
+	n.running.Go(n.reclaimSpace)
 	n.running.Go(func() { n.warn(n.values.clean(n.store, n.stop)) })
 	return nil
 }

@@ -18,6 +18,10 @@ type NodeStats struct {
 	// pile up while it stays above 1.
 	CompactionScore float64
 	ValueFiles      uint64 // large values written since the directory was made
+	// Reclaims counts how often all tables were merged on an idle node, to give
+	// deleted bytes back to the disk; DeletedBytes were deleted since the last time.
+	Reclaims     uint64
+	DeletedBytes int64
 
 	BlockCacheHits, BlockCacheMisses uint64
 	HeadCacheKeys                    int
@@ -30,6 +34,7 @@ func (n *Node) Stats() NodeStats {
 	s := NodeStats{
 		Keys: n.keys.Load(), DiskUsedFraction: n.disk.usedFraction(),
 		DiskFreeBytes: n.disk.free.Load(), DiskFull: n.disk.full.Load(), ValueFiles: n.values.last.Load(),
+		Reclaims: n.reclaimer.reclaims.Load(), DeletedBytes: n.reclaimer.deleted.Load(),
 	}
 	var bytes int64
 	s.QueuedReads, bytes = n.reads.length()

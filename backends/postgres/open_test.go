@@ -50,7 +50,7 @@ func TestThirtyStartTogether(t *testing.T) {
 			var calls sync.WaitGroup
 			results := make([]error, 4)
 			for j := range results {
-				calls.Go(func() { _, results[j] = stores[i].CreateTenant(t.Context(), fmt.Sprintf("t%d", j), 3) })
+				calls.Go(func() { _, results[j] = stores[i].CreateTenant(t.Context(), fmt.Sprintf("t%d", j), 3, 0) })
 			}
 			calls.Wait()
 			for _, err := range results {
@@ -93,7 +93,7 @@ func TestThirtyStartTogether(t *testing.T) {
 func TestMigrations(t *testing.T) {
 	address := postgrestest.Shared(t).Database(t)
 	s := opened(t, Options{URL: address})
-	must(s.CreateTenant(t.Context(), "shop", 3))(t)
+	must(s.CreateTenant(t.Context(), "shop", 3, 0))(t)
 	embedded := must(embeddedMigrations())(t)
 	conn := must(pgx.Connect(t.Context(), address))(t)
 	defer hangUp(conn)
@@ -186,8 +186,8 @@ func TestSchemasAreApart(t *testing.T) {
 			}
 		})
 	})
-	must(stores[0].CreateTenant(t.Context(), "first", 3))(t)
-	must(stores[1].CreateTenant(t.Context(), "second", 3))(t)
+	must(stores[0].CreateTenant(t.Context(), "first", 3, 0))(t)
+	must(stores[1].CreateTenant(t.Context(), "second", 3, 0))(t)
 	if c := <-heard; c.Tenant != "second" {
 		t.Errorf("a change of another schema was told: %+v", c)
 	}
@@ -315,7 +315,7 @@ func TestServerDownAtStart(t *testing.T) {
 		t.Errorf("open claims while the server is down: got %v, want ErrIdempotencyUnavailable", err)
 	}
 	server.Start(t)
-	must(opened(t, Options{URL: address}).CreateTenant(t.Context(), "shop", 3))(t)
+	must(opened(t, Options{URL: address}).CreateTenant(t.Context(), "shop", 3, 0))(t)
 }
 
 func TestSettings(t *testing.T) {
@@ -339,7 +339,7 @@ func TestHeldLock(t *testing.T) {
 	address := postgrestest.Shared(t).Database(t)
 	s := opened(t, Options{URL: address, LockTimeout: 50 * time.Millisecond})
 	patient := opened(t, Options{URL: address})
-	must(s.CreateTenant(t.Context(), "shop", 3))(t)
+	must(s.CreateTenant(t.Context(), "shop", 3, 0))(t)
 	conn := must(pgx.Connect(t.Context(), address))(t)
 	defer hangUp(conn)
 	tx := must(conn.Begin(t.Context()))(t)
@@ -393,16 +393,16 @@ func TestPoolStats(t *testing.T) {
 
 func TestWhatTheSchemaRefusesIsNotAnOutage(t *testing.T) {
 	s := opened(t, Options{URL: postgrestest.Shared(t).Database(t)})
-	_, err := s.CreateTenant(t.Context(), "shop", 0)
+	_, err := s.CreateTenant(t.Context(), "shop", 0, 0)
 	if err == nil || errors.Is(err, coord.ErrMetadataUnavailable) || errors.Is(err, coord.ErrTenantExists) {
 		t.Errorf("replication factor 0: got %v, want a plain error", err)
 	}
 	for _, id := range []string{"a\x00b", "a\xff"} {
-		if _, err := s.CreateTenant(t.Context(), id, 3); err == nil || errors.Is(err, coord.ErrMetadataUnavailable) {
+		if _, err := s.CreateTenant(t.Context(), id, 3, 0); err == nil || errors.Is(err, coord.ErrMetadataUnavailable) {
 			t.Errorf("tenant %q: got %v, want a plain error", id, err)
 		}
 	}
-	must(s.CreateTenant(t.Context(), "shop", 3))(t)
+	must(s.CreateTenant(t.Context(), "shop", 3, 0))(t)
 	err = s.SetTopology(t.Context(), coord.TopologyStep{Next: coord.Topology{Version: 1}, Resize: &coord.Resize{Tenant: "shop"}})
 	if err == nil || errors.Is(err, coord.ErrMetadataUnavailable) || errors.Is(err, coord.ErrMigrationConflict) {
 		t.Errorf("resize to replication factor 0: got %v, want a plain error", err)

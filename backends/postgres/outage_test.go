@@ -63,7 +63,7 @@ func TestServerRestarts(t *testing.T) {
 	claims := must(s.Claims(ClaimsOptions{}))(t)
 	t.Cleanup(func() { closed(t, claims) })
 	ctx := t.Context()
-	must(s.CreateTenant(ctx, "shop", 3))(t)
+	must(s.CreateTenant(ctx, "shop", 3, 0))(t)
 	must(claims.Reserve(ctx, someKey, coord.Fingerprint{}, someTry, time.Hour))(t)
 	minted := must(claims.Mint(ctx, someKey, someTry, head(7)))(t)
 	held := must(s.AcquireIdentity(ctx, "c1"))(t)
@@ -74,7 +74,7 @@ func TestServerRestarts(t *testing.T) {
 		end(t)
 		_, tenant := s.Tenant(ctx, "shop")
 		_, topology := s.Topology(ctx)
-		_, create := s.CreateTenant(ctx, "other", 3)
+		_, create := s.CreateTenant(ctx, "other", 3, 0)
 		_, acquire := s.AcquireIdentity(ctx, "c3")
 		_, lease := s.AcquireLease(ctx, "l", "c1", time.Minute)
 		for call, err := range map[string]error{
@@ -108,7 +108,7 @@ func TestServerRestarts(t *testing.T) {
 			t.Errorf("after the server was %s the claim is %+v, want %+v", what, claim, minted)
 		}
 		other := opened(t, Options{URL: address})
-		must(other.CreateTenant(ctx, what, 3))(t)
+		must(other.CreateTenant(ctx, what, 3, 0))(t)
 		wantChange(t, changes, coord.Change{Tenant: what})
 		version++
 		if err := other.SetTopology(ctx, coord.TopologyStep{Next: coord.Topology{Version: version, Epoch: version}}); err != nil {
@@ -289,7 +289,7 @@ func TestConnectionCut(t *testing.T) {
 	address := server.Database(t)
 	w := newWire(t, server.Address())
 	s := opened(t, Options{URL: changed(t, address, func(u *url.URL) { u.Host = w.listener.Addr().String() })})
-	must(s.CreateTenant(t.Context(), "shop", 3))(t)
+	must(s.CreateTenant(t.Context(), "shop", 3, 0))(t)
 	held := must(s.AcquireIdentity(t.Context(), "c1"))(t)
 	changes := listen(t, s)
 	w.cut()
@@ -304,7 +304,7 @@ func TestConnectionCut(t *testing.T) {
 	if _, err := other.AcquireIdentity(short, "c1"); !errors.Is(err, coord.ErrNodeIDTaken) {
 		t.Errorf("another acquires the id: %v", err)
 	}
-	must(s.CreateTenant(t.Context(), "again", 3))(t)
+	must(s.CreateTenant(t.Context(), "again", 3, 0))(t)
 	wantChange(t, changes, coord.Change{Tenant: "again"})
 }
 
@@ -345,7 +345,7 @@ func TestSlowWatcher(t *testing.T) {
 		if ctx.Err() != nil {
 			return true
 		}
-		_, err := s.CreateTenant(t.Context(), "last", 3)
+		_, err := s.CreateTenant(t.Context(), "last", 3, 0)
 		if errors.Is(err, coord.ErrTenantExists) {
 			err = s.DeleteTenant(t.Context(), "last")
 		}

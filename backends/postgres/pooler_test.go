@@ -90,7 +90,7 @@ func TestPoolerBesideSession(t *testing.T) {
 	if len(debts) != 3 || debts[0].Hints != 100 {
 		t.Errorf("after 300 hints: %+v", debts)
 	}
-	must(stores[1].CreateTenant(t.Context(), "shop", 3))(t)
+	must(stores[1].CreateTenant(t.Context(), "shop", 3, 0))(t)
 	for c := range changes {
 		if c.Tenant == "shop" {
 			break

@@ -51,7 +51,7 @@ func (s *Store) Tenant(ctx context.Context, id string) (t coord.Tenant, err erro
 // others that create, and keeps those that change the topology or delete a
 // tenant waiting, so that neither the epoch nor the generation is outdated when
 // the tenant comes to be.
-func (s *Store) CreateTenant(ctx context.Context, id string, replicationFactor int) (coord.Tenant, error) {
+func (s *Store) CreateTenant(ctx context.Context, id string, replicationFactor int, epoch uint64) (coord.Tenant, error) {
 	var t coord.Tenant
 	err := s.db.update(ctx, func(ctx context.Context, tx pgx.Tx) error {
 		generation, err := shareTopology(ctx, tx, id)
@@ -61,8 +61,10 @@ func (s *Store) CreateTenant(ctx context.Context, id string, replicationFactor i
 		t, err = scanTenant(tx.QueryRow(ctx, `INSERT INTO tenants (id, replication_factor, created_at, updated_at, space, since)
 			SELECT $1, $2, now, now, $3, epoch FROM topology, (SELECT `+nowSeconds+` AS now) AS clock
 			ON CONFLICT (id) DO NOTHING RETURNING `+tenantColumns, id, replicationFactor, coord.TenantSpace(id, generation)))
-		t, err = tenantOr(coord.ErrTenantExists, t, err, id)
-		return err
+		if t, err = tenantOr(coord.ErrTenantExists, t, err, id); err != nil {
+			return err
+		}
+		return t.CheckEpoch(epoch)
 	})
 	if err != nil {
 		return coord.Tenant{}, failed(ctx, fmt.Sprintf("create tenant %q", id), err)

@@ -52,7 +52,7 @@ func (s *Store) SetTopology(ctx context.Context, step coord.TopologyStep) error 
 		if version != step.Next.Version-1 {
 			return fmt.Errorf("%w: %s was decided on another version than %d, which stands now", coord.ErrMigrationConflict, doing, version)
 		}
-		if err := checkLeastReplicas(ctx, tx, step.LeastReplicas); err != nil {
+		if err := checkReplicas(ctx, tx, &step); err != nil {
 			return err
 		}
 		if _, err := tx.Exec(ctx, "UPDATE topology SET version = $1, epoch = $2, document = $3",
@@ -63,25 +63,21 @@ func (s *Store) SetTopology(ctx context.Context, step coord.TopologyStep) error 
 			return nil
 		}
 		// UpdatedAt never falls, even where the clock was set back.
-		_, err := tx.Exec(ctx, `UPDATE tenants SET replication_factor = $2, since = $3, updated_at = greatest(updated_at, `+nowSeconds+`) WHERE id = $1`,
-			step.Resize.Tenant, step.Resize.ReplicationFactor, step.Next.Epoch)
+		_, err := tx.Exec(ctx, `UPDATE tenants SET replication_factor = $2, since = $3, updated_at = greatest(updated_at, `+nowSeconds+`) WHERE id = $1 AND $4 IN (space, '')`,
+			step.Resize.Tenant, step.Resize.ReplicationFactor, step.Next.Epoch, step.Resize.Space)
 		return err
 	})
 	return failed(ctx, doing, err)
 }
 
-// checkLeastReplicas fails where a tenant has fewer replicas.
-func checkLeastReplicas(ctx context.Context, tx pgx.Tx, least int) error {
-	if least <= 0 {
+// checkReplicas fails where a tenant has fewer or more replicas than a step allows.
+func checkReplicas(ctx context.Context, tx pgx.Tx, step *coord.TopologyStep) error {
+	if step.LeastReplicas <= 0 && step.MostReplicas <= 0 {
 		return nil
 	}
-	var fewest *int
-	if err := tx.QueryRow(ctx, "SELECT min(replication_factor) FROM tenants").Scan(&fewest); err != nil {
+	var fewest, most int
+	if err := tx.QueryRow(ctx, "SELECT coalesce(min(replication_factor), 0), coalesce(max(replication_factor), 0) FROM tenants").Scan(&fewest, &most); err != nil {
 		return err
 	}
-	if fewest != nil && *fewest < least {
-		return fmt.Errorf("%w: a tenant has replication factor %d, and the change is right only where all have %d or more",
-			coord.ErrMigrationConflict, *fewest, least)
-	}
-	return nil
+	return step.CheckReplicas(fewest, most)
 }

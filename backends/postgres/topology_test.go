@@ -145,7 +145,7 @@ func TestTenantsAndTopologyTakeTurns(t *testing.T) {
 	setup := func(t *testing.T) (*Store, string) {
 		address := postgrestest.Shared(t).Database(t)
 		s := opened(t, Options{URL: address})
-		must(s.CreateTenant(t.Context(), "shop", 3))(t)
+		must(s.CreateTenant(t.Context(), "shop", 3, 0))(t)
 		return s, address
 	}
 	first := coord.Topology{Version: 1, Epoch: 1}
@@ -162,7 +162,7 @@ func TestTenantsAndTopologyTakeTurns(t *testing.T) {
 		s, address := setup(t)
 		var tenant coord.Tenant
 		err := hold(t, address, changes).meet(t, func(ctx context.Context) (err error) {
-			tenant, err = s.CreateTenant(ctx, "late", 2)
+			tenant, err = s.CreateTenant(ctx, "late", 2, 0)
 			return err
 		})
 		if err != nil || tenant.Since != 5 || tenant.AsOf != 5 {
@@ -182,7 +182,7 @@ func TestTenantsAndTopologyTakeTurns(t *testing.T) {
 		s, address := setup(t)
 		var tenant coord.Tenant
 		err := hold(t, address, deletes).meet(t, func(ctx context.Context) (err error) {
-			tenant, err = s.CreateTenant(ctx, "shop", 2)
+			tenant, err = s.CreateTenant(ctx, "shop", 2, 0)
 			return err
 		})
 		if err != nil || tenant.Space != coord.TenantSpace("shop", 1) {

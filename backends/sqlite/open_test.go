@@ -52,7 +52,7 @@ func TestOpenRelativePath(t *testing.T) {
 	t.Chdir(t.TempDir())
 	s := opened(t, Options{Path: "m.db"})
 	t.Chdir(t.TempDir())
-	if _, err := s.CreateTenant(t.Context(), "shop", 3); err != nil {
+	if _, err := s.CreateTenant(t.Context(), "shop", 3, 0); err != nil {
 		t.Fatal(err)
 	}
 	identity, err := s.AcquireIdentity(t.Context(), "c1")
@@ -220,7 +220,7 @@ func TestMigrations(t *testing.T) {
 		if got := userVersion(t, s.write); got != embedded[len(embedded)-1].version {
 			t.Errorf("schema version %d, want %d", got, embedded[len(embedded)-1].version)
 		}
-		if _, err := s.CreateTenant(t.Context(), "shop", 3); err != nil && !errors.Is(err, coord.ErrTenantExists) {
+		if _, err := s.CreateTenant(t.Context(), "shop", 3, 0); err != nil && !errors.Is(err, coord.ErrTenantExists) {
 			t.Error(err)
 		}
 		closed(t, s)

@@ -56,7 +56,7 @@ func closed(t *testing.T, s *Store) {
 func TestTenantTimesComeFromTheWallClock(t *testing.T) {
 	now := time.Date(2026, 3, 1, 12, 0, 0, 999_999_999, time.FixedZone("east", 3600))
 	s := opened(t, Options{Path: filepath.Join(t.TempDir(), "m.db"), Wall: func() time.Time { return now }})
-	created, err := s.CreateTenant(t.Context(), "shop", 3)
+	created, err := s.CreateTenant(t.Context(), "shop", 3, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -87,7 +87,7 @@ func TestIDsMayHoldAnyByte(t *testing.T) {
 	s := opened(t, Options{Path: filepath.Join(t.TempDir(), "m.db")})
 	ids := []string{"a", "a\x00", "a\x00b", "a\x01", "a\xff\xfe"}
 	for i, id := range ids {
-		if _, err := s.CreateTenant(t.Context(), id, i+1); err != nil {
+		if _, err := s.CreateTenant(t.Context(), id, i+1, 0); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -107,14 +107,14 @@ func TestBusy(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "m.db")
 	holder, s := opened(t, Options{Path: path}), opened(t, Options{Path: path, BusyTimeout: 50 * time.Millisecond})
 	patient := opened(t, Options{Path: path, BusyTimeout: time.Hour})
-	if _, err := s.CreateTenant(t.Context(), "shop", 3); err != nil {
+	if _, err := s.CreateTenant(t.Context(), "shop", 3, 0); err != nil {
 		t.Fatal(err)
 	}
 	tx, err := holder.write.BeginTx(t.Context(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.CreateTenant(t.Context(), "late", 3); !errors.Is(err, coord.ErrMetadataUnavailable) {
+	if _, err := s.CreateTenant(t.Context(), "late", 3, 0); !errors.Is(err, coord.ErrMetadataUnavailable) {
 		t.Errorf("write while another process writes: got %v, want ErrMetadataUnavailable", err)
 	}
 	if _, err := s.AcquireIdentity(t.Context(), "c1"); !errors.Is(err, coord.ErrMetadataUnavailable) {
@@ -123,7 +123,7 @@ func TestBusy(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	start := time.Now()
-	_, err = patient.CreateTenant(ctx, "late", 3)
+	_, err = patient.CreateTenant(ctx, "late", 3, 0)
 	if !errors.Is(err, coord.ErrMetadataUnavailable) || !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("write with a deadline while another process writes: got %v, want ErrMetadataUnavailable and the deadline", err)
 	}
@@ -136,7 +136,7 @@ func TestBusy(t *testing.T) {
 	if err := tx.Rollback(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := patient.CreateTenant(t.Context(), "late", 3); err != nil {
+	if _, err := patient.CreateTenant(t.Context(), "late", 3, 0); err != nil {
 		t.Errorf("write after the other process's: %v", err)
 	}
 	// The acquisition that failed gave its lock back, and counted no life.
@@ -154,11 +154,11 @@ func TestBusy(t *testing.T) {
 
 func TestWhatTheSchemaRefusesIsNotAnOutage(t *testing.T) {
 	s := opened(t, Options{Path: filepath.Join(t.TempDir(), "m.db")})
-	_, err := s.CreateTenant(t.Context(), "shop", 0)
+	_, err := s.CreateTenant(t.Context(), "shop", 0, 0)
 	if err == nil || errors.Is(err, coord.ErrMetadataUnavailable) || errors.Is(err, coord.ErrTenantExists) {
 		t.Errorf("replication factor 0: got %v, want a plain error", err)
 	}
-	if _, err = s.CreateTenant(t.Context(), "shop", 3); err != nil {
+	if _, err = s.CreateTenant(t.Context(), "shop", 3, 0); err != nil {
 		t.Fatal(err)
 	}
 	err = s.SetTopology(t.Context(), coord.TopologyStep{Next: coord.Topology{Version: 1}, Resize: &coord.Resize{Tenant: "shop"}})

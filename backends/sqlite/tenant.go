@@ -42,7 +42,7 @@ func (s *Store) Tenant(ctx context.Context, id string) (coord.Tenant, error) {
 }
 
 // CreateTenant implements coord.Metadata.
-func (s *Store) CreateTenant(ctx context.Context, id string, replicationFactor int) (coord.Tenant, error) {
+func (s *Store) CreateTenant(ctx context.Context, id string, replicationFactor int, epoch uint64) (coord.Tenant, error) {
 	var t coord.Tenant
 	err := s.update(ctx, fmt.Sprintf("create tenant %q", id), func(tx *sql.Tx) error {
 		var generation uint64
@@ -59,8 +59,10 @@ func (s *Store) CreateTenant(ctx context.Context, id string, replicationFactor i
 		if err != nil {
 			return err
 		}
-		t, err = scanTenant(tx.QueryRowContext(ctx, "SELECT "+tenantColumns+" FROM tenants WHERE id = ?", id))
-		return err
+		if t, err = scanTenant(tx.QueryRowContext(ctx, "SELECT "+tenantColumns+" FROM tenants WHERE id = ?", id)); err != nil {
+			return err
+		}
+		return t.CheckEpoch(epoch)
 	})
 	if err != nil {
 		return coord.Tenant{}, err

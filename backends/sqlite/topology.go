@@ -50,7 +50,7 @@ func (s *Store) SetTopology(ctx context.Context, step coord.TopologyStep) error 
 		if version != step.Next.Version-1 {
 			return fmt.Errorf("%w: %s was decided on another version than %d, which stands now", coord.ErrMigrationConflict, doing, version)
 		}
-		if err := checkLeastReplicas(ctx, tx, step.LeastReplicas); err != nil {
+		if err := checkReplicas(ctx, tx, &step); err != nil {
 			return err
 		}
 		if _, err := tx.ExecContext(ctx, "UPDATE topology SET version = ?, epoch = ?, document = ?",
@@ -61,24 +61,20 @@ func (s *Store) SetTopology(ctx context.Context, step coord.TopologyStep) error 
 			return nil
 		}
 		// UpdatedAt never falls, even where the clock was set back.
-		_, err := tx.ExecContext(ctx, "UPDATE tenants SET replication_factor = ?2, since = ?3, updated_at = max(updated_at, ?4) WHERE id = ?1",
-			step.Resize.Tenant, step.Resize.ReplicationFactor, step.Next.Epoch, s.wall().Unix())
+		_, err := tx.ExecContext(ctx, "UPDATE tenants SET replication_factor = ?2, since = ?3, updated_at = max(updated_at, ?4) WHERE id = ?1 AND ?5 IN (space, '')",
+			step.Resize.Tenant, step.Resize.ReplicationFactor, step.Next.Epoch, s.wall().Unix(), step.Resize.Space)
 		return err
 	})
 }
 
-// checkLeastReplicas fails where a tenant has fewer replicas.
-func checkLeastReplicas(ctx context.Context, tx *sql.Tx, least int) error {
-	if least <= 0 {
+// checkReplicas fails where a tenant has fewer or more replicas than a step allows.
+func checkReplicas(ctx context.Context, tx *sql.Tx, step *coord.TopologyStep) error {
+	if step.LeastReplicas <= 0 && step.MostReplicas <= 0 {
 		return nil
 	}
-	var fewest sql.NullInt64
-	if err := tx.QueryRowContext(ctx, "SELECT min(replication_factor) FROM tenants").Scan(&fewest); err != nil {
+	var fewest, most sql.NullInt64
+	if err := tx.QueryRowContext(ctx, "SELECT min(replication_factor), max(replication_factor) FROM tenants").Scan(&fewest, &most); err != nil {
 		return err
 	}
-	if fewest.Valid && fewest.Int64 < int64(least) {
-		return fmt.Errorf("%w: a tenant has replication factor %d, and the change is right only where all have %d or more",
-			coord.ErrMigrationConflict, fewest.Int64, least)
-	}
-	return nil
+	return step.CheckReplicas(int(fewest.Int64), int(most.Int64))
 }

@@ -49,8 +49,12 @@ func Metadata(t *testing.T, newStore func(t *testing.T) OpenMetadata) {
 		{"topology/concurrent changes", concurrentTopologyChanges},
 		{"topology/least replicas", leastReplicas},
 		{"topology/least replicas concurrently", leastReplicasConcurrently},
+		{"topology/most replicas", mostReplicas},
+		{"topology/removal against creation", removalAgainstCreation},
 		{"topology/resize", resizeTenant},
 		{"topology/resize of one that is gone", resizeGoneTenant},
+		{"topology/resize of one that another has followed", resizeFollower},
+		{"tenant/created as of an epoch", createAtEpoch},
 		{"topology/snapshot", topologySnapshot},
 		{"checkpoint/save and remove", saveCheckpoints},
 		{"checkpoint/bound", checkpointBound},
@@ -131,7 +135,7 @@ func wantErr(t *testing.T, what string, err error, kinds ...error) {
 
 func mustCreate(t *testing.T, m *metadataTest, h coord.Metadata, id string, rf int) coord.Tenant {
 	t.Helper()
-	tenant, err := h.CreateTenant(m.ctx, id, rf)
+	tenant, err := h.CreateTenant(m.ctx, id, rf, 0)
 	if err != nil {
 		t.Fatalf("create tenant %q: %v", id, err)
 	}
@@ -232,7 +236,7 @@ func createTenant(t *testing.T, m *metadataTest) {
 	}
 	wantTenant(t, m, tenant, a, b)
 	for _, h := range []coord.Metadata{a, b} {
-		got, err := h.CreateTenant(m.ctx, "shop", 1)
+		got, err := h.CreateTenant(m.ctx, "shop", 1, 0)
 		wantErr(t, "create it again", err, coord.ErrTenantExists)
 		if got != (coord.Tenant{}) {
 			t.Errorf("create it again: got %+v beside the error, want nothing", got)
@@ -246,7 +250,7 @@ func createTenantConcurrently(t *testing.T, m *metadataTest) {
 	const callers = 12
 	created := make([]coord.Tenant, callers)
 	errs := concurrently(callers, func(i int) (err error) {
-		created[i], err = handles[i%2].CreateTenant(m.ctx, "contended", i+1)
+		created[i], err = handles[i%2].CreateTenant(m.ctx, "contended", i+1, 0)
 		return err
 	})
 	winner := -1
@@ -611,7 +615,7 @@ func everyCall(ctx context.Context, h coord.Metadata, call func(name string, err
 	call("AcquireIdentity", err)
 	_, err = h.Tenant(ctx, "shop")
 	call("Tenant", err)
-	_, err = h.CreateTenant(ctx, "new", 3)
+	_, err = h.CreateTenant(ctx, "new", 3, 0)
 	call("CreateTenant", err)
 	call("DeleteTenant", h.DeleteTenant(ctx, "shop"))
 	_, err = h.Tenants(ctx, "", 10)

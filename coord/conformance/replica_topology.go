@@ -28,6 +28,9 @@ var topologyCases = []struct {
 	{"a dropped value that has expired leaves a floor", dropExpired},
 	{"a write just above a floor is accepted, however far ahead", aboveFloor},
 	{"floors outlast a reopening", floorKept},
+	{"floors are listed, and raised but not lowered", floorsRaised},
+	{"raised floors outlast a reopening", raisedKept},
+	{"floors that no range can have are refused", floorsMalformed},
 	{"an expiry comes back as it is", expiryKept},
 	{"an expiry that no version can have is refused", expiryMalformed},
 	{"a message for another life of the node is refused", otherLife},
@@ -37,7 +40,7 @@ var topologyCases = []struct {
 	{"sums are those of what is held", sumsOfHeld},
 	{"equal nodes have equal sums, whatever the way there", sumsEqual},
 	{"sums after a reopening are those before", sumsReopened},
-	{"scans and sums at a lower epoch are refused, at a higher one adopt it", epochOfScans},
+	{"scans, sums and floors at a lower epoch are refused, at a higher one adopt it", epochOfScans},
 	{"describe knows the size", describeBytes},
 }
 
@@ -343,6 +346,67 @@ func floorKept(c *replicaCase) {
 	}
 }
 
+// floors asserts all floors, after raise.
+func (c *replicaCase) floors(raise []coord.RangeFloor, want ...coord.RangeFloor) {
+	c.t.Helper()
+	got, err := c.r.Floors(context.Background(), 0, raise)
+	if err != nil {
+		c.t.Fatalf("raise floors %v: %v", raise, err)
+	}
+	slices.SortFunc(want, func(f, g coord.RangeFloor) int { return int(f.Range) - int(g.Range) })
+	if !slices.Equal(got, want) {
+		c.t.Errorf("after raising %v the floors are %v, want %v", raise, got, want)
+	}
+}
+
+func floorRange(key string) uint16 { return coord.OwedRange(ring.KeyToken("t", key)) }
+
+func floorsRaised(c *replicaCase) {
+	c.open()
+	c.floors(nil)
+	gone := deletion(now(), "c1")
+	c.apply("t", "k", gone)
+	c.drop("t", "k", gone.Head)
+	own := coord.RangeFloor{Range: floorRange("k"), Timestamp: gone.Timestamp}
+	c.floors(nil, own)
+	other := coord.RangeFloor{Range: own.Range ^ 1, Timestamp: 7}
+	c.floors([]coord.RangeFloor{{Range: own.Range, Timestamp: own.Timestamp - 1}, other}, own, other)
+	c.floorOf("t", "k", own.Timestamp)
+	own.Timestamp, other.Timestamp = own.Timestamp+5, 8
+	c.floors([]coord.RangeFloor{own, other}, own, other)
+	c.floorOf("t", "k", own.Timestamp)
+	// All there can be.
+	all := make([]coord.RangeFloor, 1<<coord.OwedRangeBits)
+	for i := range all {
+		all[i] = coord.RangeFloor{Range: uint16(i), Timestamp: own.Timestamp + int64(i)}
+	}
+	c.floors(all, all...)
+	c.floors(nil, all...)
+	c.floorOf("t", "k", own.Timestamp+int64(own.Range))
+}
+
+func raisedKept(c *replicaCase) {
+	if c.suite.Reopen == nil {
+		c.t.Fatal("the suite needs Reopen")
+	}
+	c.open()
+	raise := []coord.RangeFloor{{Range: floorRange("k"), Timestamp: now()}}
+	c.floors(raise, raise...)
+	c.r = c.suite.Reopen(c.t, c.r)
+	c.floors(nil, raise...)
+	c.floorOf("t", "k", raise[0].Timestamp)
+}
+
+func floorsMalformed(c *replicaCase) {
+	c.open()
+	for _, f := range []coord.RangeFloor{{Range: 1 << coord.OwedRangeBits, Timestamp: 1}, {Range: 1}, {Range: 1, Timestamp: -1}} {
+		if _, err := c.r.Floors(context.Background(), 0, []coord.RangeFloor{{Range: 3, Timestamp: 3}, f}); err == nil {
+			c.t.Errorf("floor %d of range %d was accepted", f.Timestamp, f.Range)
+		}
+	}
+	c.floors(nil)
+}
+
 func expiryKept(c *replicaCase) {
 	c.open()
 	at := now()
@@ -630,8 +694,16 @@ func epochOfScans(c *replicaCase) {
 		_, err := c.r.Sums(context.Background(), coord.SumRequest{Epoch: epoch, Spans: []ring.Span{ring.Everything()}})
 		return err
 	}
+	floors := func(epoch uint64) error {
+		_, err := c.r.Floors(context.Background(), epoch, nil)
+		return err
+	}
+	raise := func(epoch uint64) error {
+		_, err := c.r.Floors(context.Background(), epoch, []coord.RangeFloor{{Range: 1, Timestamp: int64(epoch) + 1}})
+		return err
+	}
 	at := uint64(1)
-	for name, ask := range map[string]func(uint64) error{"scan": scan, "sums": sum} {
+	for name, ask := range map[string]func(uint64) error{"scan": scan, "sums": sum, "floors": floors, "raised floors": raise} {
 		at += 2
 		if err := ask(at); err != nil {
 			c.t.Fatalf("%s at a higher epoch: %v", name, err)

@@ -103,7 +103,7 @@ func tenantSpacesConcurrently(t *testing.T, m *metadataTest) {
 		h := handles[i%2]
 		for range 12 {
 			if i < 4 {
-				tenant, err := h.CreateTenant(m.ctx, "shop", 3)
+				tenant, err := h.CreateTenant(m.ctx, "shop", 3, 0)
 				if err == nil {
 					mu.Lock()
 					created = append(created, tenant.Space)

@@ -198,7 +198,7 @@ func leastReplicasConcurrently(t *testing.T, m *metadataTest) {
 		before, created := 0, make([]coord.Tenant, creators)
 		errs := concurrently(1+creators, func(i int) (err error) {
 			if i < creators {
-				created[i], err = handles[i%2].CreateTenant(m.ctx, fmt.Sprintf("t%d", i), 2)
+				created[i], err = handles[i%2].CreateTenant(m.ctx, fmt.Sprintf("t%d", i), 2, 0)
 				return err
 			}
 			next := coord.Topology{Version: round + 1, Epoch: round + 1}
@@ -227,6 +227,115 @@ func leastReplicasConcurrently(t *testing.T, m *metadataTest) {
 			}
 			step(t, m, handles[1], nil)
 		}
+	}
+}
+
+func mostReplicas(t *testing.T, m *metadataTest) {
+	a, b := m.open(t), m.open(t)
+	try := func(most int) error {
+		next := mustTopology(t, m, b)
+		next.Version++
+		return b.SetTopology(m.ctx, coord.TopologyStep{Next: next, MostReplicas: most})
+	}
+	if err := try(1); err != nil {
+		t.Errorf("without a tenant no condition can fail: %v", err)
+	}
+	mustCreate(t, m, a, "one", 1)
+	mustCreate(t, m, a, "three", 3)
+	for _, test := range []struct {
+		most  int
+		holds bool
+	}{{0, true}, {-1, true}, {1, false}, {2, false}, {3, true}, {math.MaxInt32, true}} {
+		before := mustTopology(t, m, a)
+		err := try(test.most)
+		if test.holds {
+			if err != nil {
+				t.Errorf("at most %d replicas: %v", test.most, err)
+			}
+			continue
+		}
+		wantErr(t, fmt.Sprintf("at most %d replicas", test.most), err, coord.ErrMigrationConflict)
+		wantTopology(t, m, "after a step whose condition does not hold", before, a, b)
+	}
+}
+
+func createAtEpoch(t *testing.T, m *metadataTest) {
+	a, b := m.open(t), m.open(t)
+	step(t, m, a, func(s *coord.TopologyStep) { s.Next.Epoch = 5 })
+	for _, epoch := range []uint64{1, 4, 6, math.MaxUint64} {
+		_, err := b.CreateTenant(m.ctx, "shop", 3, epoch)
+		wantErr(t, fmt.Sprintf("created as of epoch %d, at 5", epoch), err, coord.ErrMigrationConflict)
+		_, err = a.Tenant(m.ctx, "shop")
+		wantErr(t, "it was not created", err, coord.ErrTenantNotFound)
+	}
+	shop, err := b.CreateTenant(m.ctx, "shop", 3, 5)
+	if err != nil || shop.Since != 5 {
+		t.Fatalf("created as of epoch 5: %+v, %v", shop, err)
+	}
+	wantTenant(t, m, shop, a, b)
+	_, err = a.CreateTenant(m.ctx, "shop", 3, 4)
+	wantErr(t, "one that exists, as of an outdated epoch", err, coord.ErrTenantExists)
+}
+
+// removalAgainstCreation has a node removed, which leaves two, while tenants with three
+// replicas are created: one of both fails, whichever comes second.
+func removalAgainstCreation(t *testing.T, m *metadataTest) {
+	handles := []coord.Metadata{m.open(t), m.open(t)}
+	const creators = 4
+	step(t, m, handles[0], nil)
+	for range 15 {
+		now := mustTopology(t, m, handles[0])
+		errs := concurrently(1+creators, func(i int) (err error) {
+			if i < creators {
+				_, err = handles[i%2].CreateTenant(m.ctx, fmt.Sprintf("t%d", i), 3, now.Epoch)
+				return err
+			}
+			next := coord.Topology{Version: now.Version + 1, Epoch: now.Epoch + 1}
+			return handles[1].SetTopology(m.ctx, coord.TopologyStep{Next: next, MostReplicas: 2})
+		})
+		created := 0
+		for i, err := range errs[:creators] {
+			if err != nil {
+				wantErr(t, "a tenant", err, coord.ErrMigrationConflict)
+				continue
+			}
+			created++
+			if err := handles[0].DeleteTenant(m.ctx, fmt.Sprintf("t%d", i)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		removed := errs[creators] == nil
+		if !removed {
+			wantErr(t, "the removal", errs[creators], coord.ErrMigrationConflict)
+		}
+		if removed == (created > 0) {
+			t.Fatalf("removed %t, and %d of %d tenants were created", removed, created, creators)
+		}
+	}
+}
+
+// resizeFollower is about a tenant that was made anew before the resize of the
+// one before it: it keeps its own.
+func resizeFollower(t *testing.T, m *metadataTest) {
+	a, b := m.open(t), m.open(t)
+	first := mustCreate(t, m, a, "shop", 3)
+	if err := a.DeleteTenant(m.ctx, "shop"); err != nil {
+		t.Fatal(err)
+	}
+	shop := mustCreate(t, m, b, "shop", 2)
+	next := step(t, m, a, func(s *coord.TopologyStep) {
+		s.Next.Epoch++
+		s.Resize = &coord.Resize{Tenant: "shop", Space: first.Space, ReplicationFactor: 5}
+	})
+	shop.AsOf = next.Epoch
+	wantTenant(t, m, shop, a, b)
+	next = step(t, m, a, func(s *coord.TopologyStep) {
+		s.Next.Epoch++
+		s.Resize = &coord.Resize{Tenant: "shop", Space: shop.Space, ReplicationFactor: 5}
+	})
+	got, err := b.Tenant(m.ctx, "shop")
+	if err != nil || got.ReplicationFactor != 5 || got.Since != next.Epoch {
+		t.Errorf("resized by its own space: %+v, %v", got, err)
 	}
 }
 

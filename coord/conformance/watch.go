@@ -50,7 +50,7 @@ func watch(t *testing.T, m *metadataTest, h coord.Metadata) *watching {
 	// A change that is made again and again until it is heard of.
 	for again := time.NewTicker(5 * time.Millisecond); ; {
 		if err := h.DeleteTenant(m.ctx, "probe"); err != nil {
-			if _, err := h.CreateTenant(m.ctx, "probe", 3); err != nil {
+			if _, err := h.CreateTenant(m.ctx, "probe", 3, 0); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -107,7 +107,7 @@ func watchChanges(t *testing.T, m *metadataTest) {
 		}
 	}
 	steps := []action{
-		{"create a tenant", tenant, func() error { _, err := a.CreateTenant(m.ctx, "shop", 3); return err }},
+		{"create a tenant", tenant, func() error { _, err := a.CreateTenant(m.ctx, "shop", 3, 0); return err }},
 		{"add a node", topology, set(func(s *coord.TopologyStep) { s.Next.Nodes = []coord.StorageNode{member("x")} })},
 		{"change nothing but the version", topology, set(func(s *coord.TopologyStep) { s.Next.Epoch-- })},
 		{"resize the tenant", []coord.Change{topology[0], tenant[0]}, set(func(s *coord.TopologyStep) { s.Resize = &coord.Resize{Tenant: "shop", ReplicationFactor: 5} })},
@@ -115,7 +115,7 @@ func watchChanges(t *testing.T, m *metadataTest) {
 		{"resize it when it is gone", topology, set(func(s *coord.TopologyStep) { s.Resize = &coord.Resize{Tenant: "shop", ReplicationFactor: 3} })},
 	}
 	for _, id := range sortedOddIDs(t) {
-		steps = append(steps, action{"create tenant " + id, []coord.Change{{Tenant: id}}, func() error { _, err := a.CreateTenant(m.ctx, id, 3); return err }})
+		steps = append(steps, action{"create tenant " + id, []coord.Change{{Tenant: id}}, func() error { _, err := a.CreateTenant(m.ctx, id, 3, 0); return err }})
 	}
 	for _, step := range steps {
 		if err := step.do(); err != nil {

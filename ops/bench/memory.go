@@ -97,6 +97,10 @@ func (*memoryReplica) Sums(context.Context, coord.SumRequest) ([]coord.SpanSums,
 	return nil, errors.New("a replica in memory adds nothing up")
 }
 
+func (*memoryReplica) Floors(context.Context, uint64, []coord.RangeFloor) ([]coord.RangeFloor, error) {
+	return nil, errors.New("a replica in memory forgets nothing")
+}
+
 func (*memoryReplica) Close() error { return nil }
 
 // memoryService answers reads and writes by an engine.

@@ -16,14 +16,14 @@ func TestStorageNodeOnThePage(t *testing.T) {
 	p.Storage(func() Store {
 		reads++
 		return Store{Keys: 7, DiskUsedFraction: 0.5, DiskFreeBytes: 1000, DiskFull: true, QueuedReads: 1, QueuedApplies: 2,
-			QueuedBytes: 3, Tables: []int{4, 5}, TreeBytes: 6, StaleBytes: 8, LogBytes: 9, CompactionScore: 1.5, ValueFiles: 10,
+			QueuedBytes: 3, Tables: []int{4, 5}, TreeBytes: 6, StaleBytes: 8, LogBytes: 9, CompactionScore: 1.5, ValueFiles: 10, Reclaims: 15, DeletedBytes: 16,
 			BlockCacheHits: 11, BlockCacheMisses: 12, HeadCacheKeys: 13, HeadCacheBytes: 14}
 	})
 	expect(t, scrape(t, &p), map[string]float64{
 		"storage_keys": 7, "storage_disk_used_ratio": 0.5, "storage_disk_free_bytes": 1000, "storage_disk_full": 1,
 		`storage_queued_calls{kind="read"}`: 1, `storage_queued_calls{kind="apply"}`: 2, "storage_queued_bytes": 3,
 		`storage_tables{level="0"}`: 4, `storage_tables{level="1"}`: 5, "storage_tree_bytes": 6, "storage_stale_bytes": 8,
-		"storage_log_bytes": 9, "storage_compaction_score": 1.5, "storage_large_values_written_total": 10,
+		"storage_log_bytes": 9, "storage_compaction_score": 1.5, "storage_large_values_written_total": 10, "storage_reclaims_total": 15, "storage_deleted_bytes": 16,
 		"storage_block_cache_hits_total": 11, "storage_block_cache_misses_total": 12,
 		"storage_head_cache_keys": 13, "storage_head_cache_bytes": 14,
 	})

@@ -19,6 +19,8 @@ type Store struct {
 	LogBytes        int64
 	CompactionScore float64
 	ValueFiles      uint64
+	Reclaims        uint64
+	DeletedBytes    int64
 
 	BlockCacheHits, BlockCacheMisses uint64
 	HeadCacheKeys                    int
@@ -55,6 +57,9 @@ func (p *Page) Storage(read func() Store) {
 		func(s Store) float64 { return s.CompactionScore })
 	each("storage_large_values_written_total", "counter", "Values written to files of their own since the directory was made.",
 		func(w *writer, name string, s Store) { w.count(name, "", s.ValueFiles) })
+	each("storage_reclaims_total", "counter", "Times that all tables were merged on an idle node to give deleted bytes back.",
+		func(w *writer, name string, s Store) { w.count(name, "", s.Reclaims) })
+	gauge("storage_deleted_bytes", "Bytes deleted since the last such time.", func(s Store) float64 { return float64(s.DeletedBytes) })
 	each("storage_block_cache_hits_total", "counter", "Blocks found in memory.",
 		func(w *writer, name string, s Store) { w.count(name, "", s.BlockCacheHits) })
 	each("storage_block_cache_misses_total", "counter", "Blocks read from disk.",

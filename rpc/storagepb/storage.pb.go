@@ -1487,6 +1487,164 @@ func (x *AdoptResponse) GetStaleEpoch() uint64 {
 	return 0
 }
 
+// RangeFloor is the greatest timestamp that was forgotten in one of the 4096
+// ranges of tokens with the same first 12 bits.
+type RangeFloor struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Range         uint32                 `protobuf:"varint,1,opt,name=range,proto3" json:"range,omitempty"`
+	Timestamp     int64                  `protobuf:"fixed64,2,opt,name=timestamp,proto3" json:"timestamp,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RangeFloor) Reset() {
+	*x = RangeFloor{}
+	mi := &file_storagepb_storage_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RangeFloor) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RangeFloor) ProtoMessage() {}
+
+func (x *RangeFloor) ProtoReflect() protoreflect.Message {
+	mi := &file_storagepb_storage_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RangeFloor.ProtoReflect.Descriptor instead.
+func (*RangeFloor) Descriptor() ([]byte, []int) {
+	return file_storagepb_storage_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *RangeFloor) GetRange() uint32 {
+	if x != nil {
+		return x.Range
+	}
+	return 0
+}
+
+func (x *RangeFloor) GetTimestamp() int64 {
+	if x != nil {
+		return x.Timestamp
+	}
+	return 0
+}
+
+type FloorsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Epoch         uint64                 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"` // as in Operation
+	Raise         []*RangeFloor          `protobuf:"bytes,2,rep,name=raise,proto3" json:"raise,omitempty"`  // to at least this
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FloorsRequest) Reset() {
+	*x = FloorsRequest{}
+	mi := &file_storagepb_storage_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FloorsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FloorsRequest) ProtoMessage() {}
+
+func (x *FloorsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_storagepb_storage_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FloorsRequest.ProtoReflect.Descriptor instead.
+func (*FloorsRequest) Descriptor() ([]byte, []int) {
+	return file_storagepb_storage_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *FloorsRequest) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *FloorsRequest) GetRaise() []*RangeFloor {
+	if x != nil {
+		return x.Raise
+	}
+	return nil
+}
+
+type FloorsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Floors        []*RangeFloor          `protobuf:"bytes,1,rep,name=floors,proto3" json:"floors,omitempty"`                            // of all ranges that have one
+	StaleEpoch    uint64                 `protobuf:"varint,2,opt,name=stale_epoch,json=staleEpoch,proto3" json:"stale_epoch,omitempty"` // as in ScanResponse
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FloorsResponse) Reset() {
+	*x = FloorsResponse{}
+	mi := &file_storagepb_storage_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FloorsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FloorsResponse) ProtoMessage() {}
+
+func (x *FloorsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_storagepb_storage_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FloorsResponse.ProtoReflect.Descriptor instead.
+func (*FloorsResponse) Descriptor() ([]byte, []int) {
+	return file_storagepb_storage_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *FloorsResponse) GetFloors() []*RangeFloor {
+	if x != nil {
+		return x.Floors
+	}
+	return nil
+}
+
+func (x *FloorsResponse) GetStaleEpoch() uint64 {
+	if x != nil {
+		return x.StaleEpoch
+	}
+	return 0
+}
+
 var File_storagepb_storage_proto protoreflect.FileDescriptor
 
 const file_storagepb_storage_proto_rawDesc = "" +
@@ -1597,6 +1755,17 @@ const file_storagepb_storage_proto_rawDesc = "" +
 	"\btopology\x18\x02 \x01(\fR\btopology\"0\n" +
 	"\rAdoptResponse\x12\x1f\n" +
 	"\vstale_epoch\x18\x01 \x01(\x04R\n" +
+	"staleEpoch\"@\n" +
+	"\n" +
+	"RangeFloor\x12\x14\n" +
+	"\x05range\x18\x01 \x01(\rR\x05range\x12\x1c\n" +
+	"\ttimestamp\x18\x02 \x01(\x10R\ttimestamp\"Z\n" +
+	"\rFloorsRequest\x12\x14\n" +
+	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x123\n" +
+	"\x05raise\x18\x02 \x03(\v2\x1d.pairdb.storage.v1.RangeFloorR\x05raise\"h\n" +
+	"\x0eFloorsResponse\x125\n" +
+	"\x06floors\x18\x01 \x03(\v2\x1d.pairdb.storage.v1.RangeFloorR\x06floors\x12\x1f\n" +
+	"\vstale_epoch\x18\x02 \x01(\x04R\n" +
 	"staleEpoch*Y\n" +
 	"\x04Kind\x12\x14\n" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\r\n" +
@@ -1616,12 +1785,13 @@ const file_storagepb_storage_proto_rawDesc = "" +
 	"\x0eCODE_DISK_FULL\x10\x03\x12\x10\n" +
 	"\fCODE_CORRUPT\x10\x04\x12\x14\n" +
 	"\x10CODE_LARGE_VALUE\x10\x05\x12\x13\n" +
-	"\x0fCODE_STALE_RING\x10\x062\xc3\x02\n" +
+	"\x0fCODE_STALE_RING\x10\x062\x92\x03\n" +
 	"\x0eStorageService\x12S\n" +
 	"\bDescribe\x12\".pairdb.storage.v1.DescribeRequest\x1a#.pairdb.storage.v1.DescribeResponse\x12G\n" +
 	"\x04Scan\x12\x1e.pairdb.storage.v1.ScanRequest\x1a\x1f.pairdb.storage.v1.ScanResponse\x12G\n" +
 	"\x04Sums\x12\x1e.pairdb.storage.v1.SumsRequest\x1a\x1f.pairdb.storage.v1.SumsResponse\x12J\n" +
-	"\x05Adopt\x12\x1f.pairdb.storage.v1.AdoptRequest\x1a .pairdb.storage.v1.AdoptResponseB-Z+github.com/pairdb/coordinator/rpc/storagepbb\x06proto3"
+	"\x05Adopt\x12\x1f.pairdb.storage.v1.AdoptRequest\x1a .pairdb.storage.v1.AdoptResponse\x12M\n" +
+	"\x06Floors\x12 .pairdb.storage.v1.FloorsRequest\x1a!.pairdb.storage.v1.FloorsResponseB-Z+github.com/pairdb/coordinator/rpc/storagepbb\x06proto3"
 
 var (
 	file_storagepb_storage_proto_rawDescOnce sync.Once
@@ -1636,7 +1806,7 @@ func file_storagepb_storage_proto_rawDescGZIP() []byte {
 }
 
 var file_storagepb_storage_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_storagepb_storage_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_storagepb_storage_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_storagepb_storage_proto_goTypes = []any{
 	(Kind)(0),                // 0: pairdb.storage.v1.Kind
 	(Intent)(0),              // 1: pairdb.storage.v1.Intent
@@ -1660,6 +1830,9 @@ var file_storagepb_storage_proto_goTypes = []any{
 	(*SpanSums)(nil),         // 19: pairdb.storage.v1.SpanSums
 	(*AdoptRequest)(nil),     // 20: pairdb.storage.v1.AdoptRequest
 	(*AdoptResponse)(nil),    // 21: pairdb.storage.v1.AdoptResponse
+	(*RangeFloor)(nil),       // 22: pairdb.storage.v1.RangeFloor
+	(*FloorsRequest)(nil),    // 23: pairdb.storage.v1.FloorsRequest
+	(*FloorsResponse)(nil),   // 24: pairdb.storage.v1.FloorsResponse
 }
 var file_storagepb_storage_proto_depIdxs = []int32{
 	5,  // 0: pairdb.storage.v1.Batch.operations:type_name -> pairdb.storage.v1.Operation
@@ -1678,19 +1851,23 @@ var file_storagepb_storage_proto_depIdxs = []int32{
 	8,  // 13: pairdb.storage.v1.ScanItem.head:type_name -> pairdb.storage.v1.Version
 	14, // 14: pairdb.storage.v1.SumsRequest.spans:type_name -> pairdb.storage.v1.Span
 	19, // 15: pairdb.storage.v1.SumsResponse.sums:type_name -> pairdb.storage.v1.SpanSums
-	10, // 16: pairdb.storage.v1.StorageService.Describe:input_type -> pairdb.storage.v1.DescribeRequest
-	13, // 17: pairdb.storage.v1.StorageService.Scan:input_type -> pairdb.storage.v1.ScanRequest
-	17, // 18: pairdb.storage.v1.StorageService.Sums:input_type -> pairdb.storage.v1.SumsRequest
-	20, // 19: pairdb.storage.v1.StorageService.Adopt:input_type -> pairdb.storage.v1.AdoptRequest
-	11, // 20: pairdb.storage.v1.StorageService.Describe:output_type -> pairdb.storage.v1.DescribeResponse
-	15, // 21: pairdb.storage.v1.StorageService.Scan:output_type -> pairdb.storage.v1.ScanResponse
-	18, // 22: pairdb.storage.v1.StorageService.Sums:output_type -> pairdb.storage.v1.SumsResponse
-	21, // 23: pairdb.storage.v1.StorageService.Adopt:output_type -> pairdb.storage.v1.AdoptResponse
-	20, // [20:24] is the sub-list for method output_type
-	16, // [16:20] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	22, // 16: pairdb.storage.v1.FloorsRequest.raise:type_name -> pairdb.storage.v1.RangeFloor
+	22, // 17: pairdb.storage.v1.FloorsResponse.floors:type_name -> pairdb.storage.v1.RangeFloor
+	10, // 18: pairdb.storage.v1.StorageService.Describe:input_type -> pairdb.storage.v1.DescribeRequest
+	13, // 19: pairdb.storage.v1.StorageService.Scan:input_type -> pairdb.storage.v1.ScanRequest
+	17, // 20: pairdb.storage.v1.StorageService.Sums:input_type -> pairdb.storage.v1.SumsRequest
+	20, // 21: pairdb.storage.v1.StorageService.Adopt:input_type -> pairdb.storage.v1.AdoptRequest
+	23, // 22: pairdb.storage.v1.StorageService.Floors:input_type -> pairdb.storage.v1.FloorsRequest
+	11, // 23: pairdb.storage.v1.StorageService.Describe:output_type -> pairdb.storage.v1.DescribeResponse
+	15, // 24: pairdb.storage.v1.StorageService.Scan:output_type -> pairdb.storage.v1.ScanResponse
+	18, // 25: pairdb.storage.v1.StorageService.Sums:output_type -> pairdb.storage.v1.SumsResponse
+	21, // 26: pairdb.storage.v1.StorageService.Adopt:output_type -> pairdb.storage.v1.AdoptResponse
+	24, // 27: pairdb.storage.v1.StorageService.Floors:output_type -> pairdb.storage.v1.FloorsResponse
+	23, // [23:28] is the sub-list for method output_type
+	18, // [18:23] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_storagepb_storage_proto_init() }
@@ -1704,7 +1881,7 @@ func file_storagepb_storage_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_storagepb_storage_proto_rawDesc), len(file_storagepb_storage_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   19,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -25,6 +25,7 @@ const (
 	StorageService_Scan_FullMethodName     = "/pairdb.storage.v1.StorageService/Scan"
 	StorageService_Sums_FullMethodName     = "/pairdb.storage.v1.StorageService/Sums"
 	StorageService_Adopt_FullMethodName    = "/pairdb.storage.v1.StorageService/Adopt"
+	StorageService_Floors_FullMethodName   = "/pairdb.storage.v1.StorageService/Floors"
 )
 
 // StorageServiceClient is the client API for StorageService service.
@@ -39,6 +40,8 @@ type StorageServiceClient interface {
 	Sums(ctx context.Context, in *SumsRequest, opts ...grpc.CallOption) (*SumsResponse, error)
 	// Adopt tells the node of a topology and its epoch.
 	Adopt(ctx context.Context, in *AdoptRequest, opts ...grpc.CallOption) (*AdoptResponse, error)
+	// Floors raises the floors of ranges, and tells all of them.
+	Floors(ctx context.Context, in *FloorsRequest, opts ...grpc.CallOption) (*FloorsResponse, error)
 }
 
 type storageServiceClient struct {
@@ -89,6 +92,16 @@ func (c *storageServiceClient) Adopt(ctx context.Context, in *AdoptRequest, opts
 	return out, nil
 }
 
+func (c *storageServiceClient) Floors(ctx context.Context, in *FloorsRequest, opts ...grpc.CallOption) (*FloorsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(FloorsResponse)
+	err := c.cc.Invoke(ctx, StorageService_Floors_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // StorageServiceServer is the server API for StorageService service.
 // All implementations should embed UnimplementedStorageServiceServer
 // for forward compatibility.
@@ -101,6 +114,8 @@ type StorageServiceServer interface {
 	Sums(context.Context, *SumsRequest) (*SumsResponse, error)
 	// Adopt tells the node of a topology and its epoch.
 	Adopt(context.Context, *AdoptRequest) (*AdoptResponse, error)
+	// Floors raises the floors of ranges, and tells all of them.
+	Floors(context.Context, *FloorsRequest) (*FloorsResponse, error)
 }
 
 // UnimplementedStorageServiceServer should be embedded to have
@@ -121,6 +136,9 @@ func (UnimplementedStorageServiceServer) Sums(context.Context, *SumsRequest) (*S
 }
 func (UnimplementedStorageServiceServer) Adopt(context.Context, *AdoptRequest) (*AdoptResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Adopt not implemented")
+}
+func (UnimplementedStorageServiceServer) Floors(context.Context, *FloorsRequest) (*FloorsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Floors not implemented")
 }
 func (UnimplementedStorageServiceServer) testEmbeddedByValue() {}
 
@@ -214,6 +232,24 @@ func _StorageService_Adopt_Handler(srv interface{}, ctx context.Context, dec fun
 	return interceptor(ctx, in, info, handler)
 }
 
+func _StorageService_Floors_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(FloorsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StorageServiceServer).Floors(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: StorageService_Floors_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StorageServiceServer).Floors(ctx, req.(*FloorsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // StorageService_ServiceDesc is the grpc.ServiceDesc for StorageService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -236,6 +272,10 @@ var StorageService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Adopt",
 			Handler:    _StorageService_Adopt_Handler,
+		},
+		{
+			MethodName: "Floors",
+			Handler:    _StorageService_Floors_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},
