@@ -143,7 +143,7 @@ func TestPostgresOverTLS(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	if _, err := s.CreateTenant(within(t), "before", 3); err != nil {
+	if _, err := s.CreateTenant(within(t), "before", 3, 0); err != nil {
 		t.Fatal(err)
 	}
 	// Everybody gets certificates of another authority, at the same paths. What
@@ -151,12 +151,12 @@ func TestPostgresOverTLS(t *testing.T) {
 	next := newCA(t)
 	files.write("good-", next, postgrestest.User)
 	server.ReplaceTLS(t, serverTLS(next))
-	if _, err := s.CreateTenant(within(t), "between", 3); err != nil {
+	if _, err := s.CreateTenant(within(t), "between", 3, 0); err != nil {
 		t.Errorf("connections that were open: %v", err)
 	}
 	server.Administer(t, database, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()")
 	awaited(t, "connections with the new certificates", func() error {
-		_, err := s.CreateTenant(within(t), "after", 3)
+		_, err := s.CreateTenant(within(t), "after", 3, 0)
 		if errors.Is(err, coord.ErrTenantExists) {
 			err = nil // an attempt whose answer was lost
 		}
