@@ -89,6 +89,9 @@ func (c *capped) Heard() (uint64, time.Duration) { return 0, 0 }
 func (c *capped) Adopt(context.Context, uint64, []byte) error {
 	return nil
 }
+func (c *capped) Floors(context.Context, uint64, []coord.RangeFloor) ([]coord.RangeFloor, error) {
+	return nil, nil
+}
 func (c *capped) Sums(_ context.Context, r coord.SumRequest) ([]coord.SpanSums, error) {
 	return make([]coord.SpanSums, len(r.Spans)), nil
 }
