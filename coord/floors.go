@@ -129,7 +129,7 @@ func everyone(shifts []shift, m *Migration) (all []*peer) {
 
 // moveFloors makes the new replicas know what the old ones have forgotten.
 func (cp *copying) moveFloors(ctx context.Context, shifts []shift) error {
-	if mutant == mutantFloorsLeft {
+	if cp.Floors || mutant == mutantFloorsLeft {
 		return nil
 	}
 	var ask []floorRaise
@@ -151,7 +151,8 @@ func (cp *copying) moveFloors(ctx context.Context, shifts []shift) error {
 			return errors.Join(err, failure)
 		}
 	}
-	return nil
+	cp.Floors = true
+	return cp.checkpoint(ctx, true)
 }
 
 // answeredBy tells of a peer whether it is among those that answered.

@@ -14,6 +14,8 @@ type MigrationProgress struct {
 	Bytes int64 `json:"bytes"` // of values that were read to be copied
 	// Part is how much of the tokens that move is done, 0 to 1.
 	Part float64 `json:"part"`
+	// Floors tells that the new replicas know what the old ones have forgotten.
+	Floors bool `json:"floors,omitempty"`
 	// After is where the copy goes on: behind this position.
 	After *Position `json:"after,omitempty"`
 	// Waiting says what the migration waits for, where it does.

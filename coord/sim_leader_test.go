@@ -157,7 +157,7 @@ func (l *simLeader) prepare(v *view) {
 
 // moveFloors is copying.moveFloors.
 func (l *simLeader) moveFloors() {
-	if mutant == mutantFloorsLeft {
+	if l.Floors || mutant == mutantFloorsLeft {
 		l.page()
 		return
 	}
@@ -181,7 +181,8 @@ func (l *simLeader) moveFloors() {
 					return
 				}
 			}
-			l.page()
+			l.Floors = true
+			l.checkpoint()
 		})
 	})
 }

@@ -97,22 +97,39 @@ func (c *simCoordinator) scanAll(peers []*peer, req ScanRequest, then func([]sca
 }
 
 // raiseFloors raises floors of nodes and asks for them, as the engine's does.
+// It asks those again that have not answered: all have to at once, which with
+// losses would seldom come to pass.
 func (c *simCoordinator) raiseFloors(epoch uint64, raises []floorRaise, then func([]floorAnswer)) {
-	peers := make([]*peer, len(raises))
-	for i := range raises {
-		peers[i] = raises[i].peer
-	}
-	floors := make([][]RangeFloor, len(raises))
-	c.tellAll(peers, func(i int, n *simReplica) (err error) {
-		floors[i], err = n.tellFloors(epoch, raises[i].floors)
-		return err
-	}, func(answered []int) {
-		var answers []floorAnswer
-		for _, i := range answered {
-			answers = append(answers, floorAnswer{peers[i], floors[i]})
+	const rounds = 4
+	var answers []floorAnswer
+	var ask func(round int)
+	ask = func(round int) {
+		var left []floorRaise
+		for _, r := range raises {
+			if !answeredBy(answers)(r.peer) {
+				left = append(left, r)
+			}
 		}
-		then(answers)
-	})
+		if round == rounds || len(left) == 0 {
+			then(answers)
+			return
+		}
+		peers := make([]*peer, len(left))
+		for i := range left {
+			peers[i] = left[i].peer
+		}
+		floors := make([][]RangeFloor, len(left))
+		c.tellAll(peers, func(i int, n *simReplica) (err error) {
+			floors[i], err = n.tellFloors(epoch, left[i].floors)
+			return err
+		}, func(answered []int) {
+			for _, i := range answered {
+				answers = append(answers, floorAnswer{peers[i], floors[i]})
+			}
+			ask(round + 1)
+		})
+	}
+	ask(0)
 }
 
 // tellFloors is Replica.Floors.
