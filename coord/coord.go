@@ -120,6 +120,7 @@ type Coordinator struct {
 	issuer      issuer
 	tenants     tenantCache
 	hedges      hedgeBudget
+	alarms      alarms
 	handoff     *handoff // nil without Options.Hints
 	identity    identityKeeper
 	view        atomic.Pointer[view]
@@ -168,6 +169,7 @@ func New(ctx context.Context, options Options) (*Coordinator, error) {
 	c.repairs.c, c.collector.c, c.purger.c = c, c, c
 	c.identity = identityKeeper{c: c, held: options.Identity, failed: make(chan error, 1)}
 	c.hedges.credit.Store(hedgeBurst)
+	c.alarms.init(c.now)
 	c.tenants.open(c.metadata, options.TenantTTL, options.TenantCacheSize, c.now, options.Events.TenantCache)
 	c.view.Store(&view{ring: &ring.Ring{}})
 	topology, err := c.metadata.Topology(ctx)

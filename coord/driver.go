@@ -23,8 +23,9 @@ type operation struct {
 	read   read
 	fx     effects // of the event at hand, valid under mu
 	refs   int     // caller, calls and store steps that are still out
-	wakeAt instant // what timer is set to
-	timer  *time.Timer
+	wakeAt instant // when it is woken, or later than that
+	alarm  alarm
+	timer  *time.Timer // for what the alarms cannot do; nil until then
 
 	claimKey ClaimKey
 	began    time.Time // by the wall clock
@@ -80,7 +81,7 @@ func newOperation() any {
 }
 
 // acquire takes an operation from the pool, held once, by its caller, and
-// locked: a timer of its last use may still be about to fire.
+// locked: an alarm of its last use may still be about to ring.
 func (c *Coordinator) acquire(kind operationKind, timeout time.Duration) *operation {
 	o := c.pool.Get().(*operation)
 	o.mu.Lock()
@@ -164,8 +165,8 @@ func (out *outCall) Done(call *Call) {
 	o.carryOut()
 }
 
-// wake tells the machine the time. A timer that fires late, for an operation
-// that has ended or was reused since, changes nothing: the machine compares.
+// wake tells the machine the time. An alarm for an operation that has ended or
+// was reused since changes nothing: the machine compares.
 func (o *operation) wake() {
 	o.mu.Lock()
 	if o.refs == 0 || o.wakeAt == never {
@@ -217,7 +218,7 @@ func (o *operation) carryOut() {
 			o.release()
 		}
 	}
-	o.setTimer()
+	o.setAlarm()
 	// The operation may be recycled as soon as mu is free unless something of
 	// it is still out, so nothing below touches it but through what was counted.
 	if o.refs == 0 {
@@ -288,7 +289,7 @@ func (o *operation) subject() *subject {
 	return &o.read.subject
 }
 
-func (o *operation) setTimer() {
+func (o *operation) setAlarm() {
 	at := never
 	switch o.kind {
 	case opWrite:
@@ -300,9 +301,12 @@ func (o *operation) setTimer() {
 		at = min(at, o.limit)
 	}
 	if at >= o.wakeAt {
-		return // the timer is early enough; a wake too early costs nothing
+		return // the alarm is early enough; a wake too early costs nothing
 	}
 	o.wakeAt = at
+	if o.c.alarms.set(o, at) {
+		return
+	}
 	wait := time.Duration(at - o.c.now())
 	if o.timer == nil {
 		o.timer = time.AfterFunc(wait, o.wake)
