@@ -42,7 +42,7 @@ func TestQuickConnections(t *testing.T) {
 // What does not fit into the socket's buffer is written once there is room.
 func TestQuickWritesAreWhole(t *testing.T) {
 	a, b := tcpPair(t)
-	const piece, pieces = quickBytes, 512
+	const piece, pieces = 64 << 10, 512
 	sent := make(chan error, 1)
 	go func() {
 		for i := range pieces {
