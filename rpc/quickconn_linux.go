@@ -19,7 +19,7 @@ import (
 // quick makes reads and writes of a TCP connection cheaper, where it can. Go
 // tells its scheduler of each system call, in case it blocks, which wakes the
 // runtime's monitor thread whenever the process was idle before: for a process
-// that answers small messages that is a fifth of its processor time. A socket
+// that answers small messages that is up to a fifth of its processor time. A socket
 // in non-blocking mode never blocks, so a short call need not be told of.
 func quick(conn net.Conn) net.Conn {
 	tcp, ok := conn.(*net.TCPConn)
