@@ -59,21 +59,29 @@ func TestEndWaitsForTheReader(t *testing.T) {
 		f.open(100, 1<<20)
 		sending, proceed := make(chan struct{}), make(chan struct{})
 		stopping, served := make(chan struct{}), make(chan error, 1)
+		sent := 0
 		send := func([]int) error {
-			close(sending)
-			<-proceed
+			if sent++; sent == 1 {
+				close(sending)
+				<-proceed
+			}
 			return nil
 		}
 		go func() {
 			served <- f.serve(context.Background(), endings{stopping: stopping, stopped: errNodeStopping}, send)
 		}()
-		f.admit(1, 1)
+		f.admit(2, 2)
 		f.hold()
 		f.done(1, 1, 1, nil)
 		go f.let(send)
 		<-sending
 		close(stopping)
 		synctest.Wait()
+		f.done(2, 1, 1, nil)
+		synctest.Wait()
+		if sent != 1 {
+			t.Error("serve sends beside the reader")
+		}
 		select {
 		case err := <-served:
 			t.Fatalf("ended with %v while the reader writes", err)
@@ -82,6 +90,9 @@ func TestEndWaitsForTheReader(t *testing.T) {
 		close(proceed)
 		if err := <-served; err != errNodeStopping {
 			t.Errorf("ended with %v, want %v", err, errNodeStopping)
+		}
+		if sent != 2 {
+			t.Errorf("sent %d times, want what the reader had and what came after", sent)
 		}
 	})
 }
