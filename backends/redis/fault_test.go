@@ -240,7 +240,11 @@ func TestSentinelFailover(t *testing.T) {
 	s := open(t, opts)
 	must(t, s.mint(t.Context(), 1))
 	// The Sentinel learns of the replica from the primary, at its next look.
-	for known := ""; !strings.Contains(known, "slaves=1"); {
+	known := ""
+	for deadline := time.Now().Add(30 * time.Second); !strings.Contains(known, "slaves=1"); {
+		if time.Now().After(deadline) {
+			t.Fatalf("the Sentinel does not learn of the replica: %s", known)
+		}
 		answer, err := sentinel.Do(t.Context(), "INFO", "sentinel")
 		must(t, err)
 		known = fmt.Sprint(answer)
