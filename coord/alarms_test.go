@@ -17,7 +17,7 @@ func newSleepers() *Coordinator {
 	return c
 }
 
-// sets an operation's alarm as carryOut does; it reports what alarms.set does.
+// sleepUntil sets the alarm as setAlarm does, and reports what alarms.set does.
 func (o *operation) sleepUntil(at instant) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
