@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -67,6 +68,21 @@ func (g *gate) Do(c *coord.Call) {
 }
 
 func (g *gate) Close() error { return nil } // the cluster closes the node itself
+
+// let gives the node the oldest call of key that is held; false: there is none.
+func (g *gate) let(key string) bool {
+	g.mu.Lock()
+	i := slices.IndexFunc(g.held, func(c *coord.Call) bool { return c.Key == key })
+	if i < 0 {
+		g.mu.Unlock()
+		return false
+	}
+	c := g.held[i]
+	g.held = slices.Delete(g.held, i, i+1)
+	g.mu.Unlock()
+	g.Replica.Do(c)
+	return true
+}
 
 // hold keeps calls from the node until release.
 func (g *gate) hold() {

@@ -51,7 +51,13 @@ const (
 )
 
 func (o Outcome) String() string {
-	return [...]string{"in_doubt", "not_applied"}[o]
+	switch o {
+	case InDoubt:
+		return "in_doubt"
+	case NotApplied:
+		return "not_applied"
+	}
+	return fmt.Sprintf("outcome %d", uint8(o))
 }
 
 // WriteError is the failure of a write or delete, with its outcome. Every
