@@ -192,6 +192,14 @@ func (s *Stores) PingIdempotency(ctx context.Context) error {
 	return store.Ping(ctx)
 }
 
+// Syncs counts how often the idempotency store has waited for this machine's disk.
+func (s *Stores) Syncs() uint64 {
+	if store, ok := s.Idempotency.(interface{ Syncs() uint64 }); ok {
+		return store.Syncs()
+	}
+	return 0
+}
+
 // Close closes what was opened. An engine gives the node id back by itself;
 // here it goes back where no engine came to be.
 func (s *Stores) Close() error {

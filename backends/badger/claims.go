@@ -76,6 +76,9 @@ type step struct {
 	done   chan struct{} // closed when the step was taken
 }
 
+// Syncs counts the commits that have waited for the disk.
+func (c *Claims) Syncs() uint64 { return c.store.syncs.Load() }
+
 // OpenClaims opens the idempotency store in opts.Dir, or makes one. It fails
 // with ErrInUse where the directory is open already.
 func OpenClaims(opts ClaimsOptions) (*Claims, error) {

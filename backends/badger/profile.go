@@ -2,6 +2,7 @@ package badger
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"strings"
 
 	"github.com/dgraph-io/badger/v4"
@@ -46,6 +47,12 @@ func (p Profile) limits() limits {
 	}
 }
 
+// memTableShares bound the part of a profile's memTable that a store takes, at
+// random. Replicas get the same writes: with memtables of one size they would
+// all be flushed, and their tables merged, at the same moments, and what is slow
+// on one replica meanwhile would be slow on every quorum.
+const memTableShareMin, memTableShareMax = 0.6, 1.0
+
 // Badger's value log gets what is larger than valueLogThreshold, which nothing
 // is (fileBytes), and so stays empty and as small as Badger allows.
 const (
@@ -58,11 +65,12 @@ const storeFormat = 1
 
 func (p Profile) options(dir string, sync bool) badger.Options {
 	l := p.limits()
+	share := memTableShareMin + rand.Float64()*(memTableShareMax-memTableShareMin)
 	o := badger.DefaultOptions(dir).
 		WithSyncWrites(sync).
 		WithDetectConflicts(false).
 		WithMetricsEnabled(false).
-		WithMemTableSize(l.memTable).
+		WithMemTableSize(int64(share * float64(l.memTable))).
 		WithNumMemtables(3).
 		WithNumCompactors(2).
 		WithValueLogFileSize(valueLogFile).

@@ -16,10 +16,6 @@ import (
 // readers share what waits.
 const readBatch = 64
 
-// readAttempts bounds how often a large value is looked for: the file that it
-// lay in may have been replaced since the snapshot was taken.
-const readAttempts = 3
-
 // reader answers reads that need the database.
 type reader struct {
 	node   *Node
@@ -95,10 +91,14 @@ func (r *reader) begin(i int, now time.Time) (coord.CallKind, error) {
 // to. The version that it returns shares no memory with the store.
 func (n *Node) load(v view, key []byte, withValue bool) (coord.Version, error) {
 	version, missing, err := n.loadOnce(v, key, withValue)
-	for attempt := 1; missing && attempt < readAttempts; attempt++ {
+	if missing {
+		// The file has been replaced since the snapshot was taken. What a
+		// snapshot refers to that is taken now stays until it was read.
+		n.values.inUse.RLock()
 		newer := v.again()
-		version, missing, err = n.loadOnce(newer, key, withValue)
+		version, _, err = n.loadOnce(newer, key, withValue)
 		newer.release()
+		n.values.inUse.RUnlock()
 	}
 	if err != nil {
 		return coord.Version{}, fmt.Errorf("%w: read %s: %w", coord.ErrReplicaUnavailable, describeKey(key), err)

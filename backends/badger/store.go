@@ -69,6 +69,7 @@ type store struct {
 	// committed is the timestamp of the last finished commit, the snapshot
 	// that readers take. Storing it is what makes a commit visible.
 	committed atomic.Uint64
+	syncs     atomic.Uint64 // commits that waited for the disk
 
 	mu     sync.Mutex
 	active map[uint64]int // snapshots in use, and by how many
@@ -314,6 +315,7 @@ func (s *store) commitAt(txn *badger.Txn, at uint64) error {
 	if err := txn.CommitAt(at, nil); err != nil || s.wal == nil {
 		return err
 	}
+	s.syncs.Add(1)
 	return s.wal.sync()
 }
 

@@ -41,6 +41,9 @@ type valueFiles struct {
 	sync bool
 	last atomic.Uint64 // id given out
 
+	// inUse is held shared to keep all files that are referred to.
+	inUse sync.RWMutex
+
 	mu       sync.Mutex
 	suspects []uint64 // at first all that were there at opening
 
@@ -130,7 +133,10 @@ func (f *valueFiles) read(ref valueRef) ([]byte, error) {
 	return value, nil
 }
 
+// remove removes a value that no record refers to any more.
 func (f *valueFiles) remove(id uint64) error {
+	f.inUse.Lock()
+	defer f.inUse.Unlock()
 	if err := os.Remove(f.path(id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove value: %w", err)
 	}

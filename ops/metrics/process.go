@@ -35,7 +35,8 @@ var processFamilies = []family{
 	{name: "process_start_time_seconds", kind: "gauge", help: "When the process started, in Unix seconds."},
 }
 
-// Process adds the Go runtime, the process and the build to the page.
+// Process adds the Go runtime, the process and the build to the page. It is to
+// be called before the number of the scheduler's processors is changed.
 func (p *Page) Process(version, commit string) {
 	labels := label("version", version) + "," + label("commit", commit) + "," + label("go_version", runtime.Version())
 	p.add(family{"coordinator_build_info", "gauge", "Always 1; its labels name the build.", func(w *writer) {
@@ -43,6 +44,10 @@ func (p *Page) Process(version, commit string) {
 	}})
 	p.add(family{"go_info", "gauge", "Always 1; its label names the Go version.", func(w *writer) {
 		w.sample("go_info", label("version", runtime.Version()), 1)
+	}})
+	processors := float64(runtime.GOMAXPROCS(0))
+	p.add(family{"go_available_processors", "gauge", "Processors that the process may use; go_gomaxprocs is how many it does use at present.", func(w *writer) {
+		w.sample("go_available_processors", "", processors)
 	}})
 	for _, f := range processFamilies {
 		f.write = func(w *writer) { w.text(w.readProcess()[f.name]...) }

@@ -1,0 +1,90 @@
+package tuning
+
+import (
+	"testing"
+	"time"
+)
+
+// during gives d samples of a load for some time, and returns what it says last.
+func during(d *demand, length time.Duration, load func(n int) sample) int {
+	const step = 20 * time.Millisecond
+	for ; length > 0; length -= step {
+		s := load(d.n)
+		s.elapsed = step
+		d.next(s)
+	}
+	return d.n
+}
+
+// using is a load that keeps so many processors busy, where there are as many.
+func using(processors float64) func(int) sample {
+	return func(n int) sample {
+		return sample{used: time.Duration(min(processors, float64(n)) * float64(20*time.Millisecond))}
+	}
+}
+
+func TestDemand(t *testing.T) {
+	with := func(processors float64, change func(*sample)) func(int) sample {
+		return func(n int) sample {
+			s := using(processors)(n)
+			change(&s)
+			return s
+		}
+	}
+	for _, c := range []struct {
+		name   string
+		most   int
+		length time.Duration
+		load   func(int) sample
+		want   int
+	}{
+		{"at the start there are all", 8, 0, using(0), 8},
+		{"a second of idleness changes nothing", 8, time.Second, using(0), 8},
+		{"idle", 8, 10 * time.Second, using(0), 1},
+		{"half a processor", 8, 10 * time.Second, using(0.5), 1},
+		{"what is too much for one, with room", 8, 10 * time.Second, using(1.2), 2},
+		{"all of them", 8, 10 * time.Second, using(8), 8},
+		{"more than there are", 8, 10 * time.Second, using(100), 8},
+		{"waiting for the disk in system calls", 8, 10 * time.Second, with(0.2, func(s *sample) { s.syncs = true }), 2},
+		{"collecting garbage", 8, 10 * time.Second, with(0.2, func(s *sample) { s.collecting = true }), 2},
+		{"waiting for pages", 8, 10 * time.Second, with(0.2, func(s *sample) { s.faults = true }), 8},
+		{"late", 8, 10 * time.Second, with(0.2, func(s *sample) { s.late = true }), 10},
+		{"late, on two", 2, 10 * time.Second, with(1, func(s *sample) { s.late = true }), 4},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			d := newDemand(c.most)
+			if got := during(&d, c.length, c.load); got != c.want {
+				t.Errorf("%d processors, want %d", got, c.want)
+			}
+		})
+	}
+}
+
+func TestDemandFollows(t *testing.T) {
+	d := newDemand(8)
+	during(&d, 10*time.Second, using(0.3))
+	if got := during(&d, 200*time.Millisecond, using(8)); got != 8 {
+		t.Errorf("200 ms after a load on everything began: %d processors, want 8", got)
+	}
+	if got := during(&d, 900*time.Millisecond, using(0.3)); got != 8 {
+		t.Errorf("900 ms after it ended: %d processors, want 8 yet", got)
+	}
+	if got := during(&d, 10*time.Second, using(0.3)); got != 1 {
+		t.Errorf("10 s after it ended: %d processors, want 1", got)
+	}
+	// One that is too much for one processor by little does not make it go up
+	// and down.
+	changes, last := 0, d.n
+	during(&d, 20*time.Second, func(n int) sample {
+		if n != last {
+			changes, last = changes+1, n
+		}
+		return using(map[int]float64{1: 0.78}[min(n, 1)] * map[bool]float64{true: 1, false: 1.2}[n == 1])(n)
+	})
+	if changes > 1 {
+		t.Errorf("a steady load changed the processors %d times", changes)
+	}
+	if d.next(sample{}) != last {
+		t.Error("a sample of no time changed something")
+	}
+}

@@ -1,0 +1,89 @@
+package tuning
+
+import (
+	"os"
+	"runtime"
+	"time"
+)
+
+// How often the load is looked at: rarely while there is none, for a laptop's
+// battery.
+const (
+	watchBusy = 20 * time.Millisecond
+	watchIdle = 100 * time.Millisecond
+	idleUse   = 0.05 // of one processor
+)
+
+// FollowLoad gives Go's scheduler as many processors as the process keeps busy,
+// from one to all that it may use, until the function that it returns is called.
+//
+// A goroutine that becomes runnable while a processor is free wakes a thread to
+// look for it, and one that goes idle searches for work before it sleeps. For
+// goroutines that hand each other batches every few microseconds, that costs
+// more than running them in turn: on two processors shared by a coordinator and
+// three storage nodes, a coordinator used 0.79 of the time a write and 0.77 a
+// read with one, a storage node 0.80 and 0.90.
+//
+// Syncs, unless nil, counts how often the process has waited for a disk.
+func FollowLoad(syncs func() uint64) (stop func()) {
+	most := runtime.GOMAXPROCS(0)
+	if most == 1 || os.Getenv("GOMAXPROCS") != "" {
+		return func() {}
+	}
+	last, err := usageNow()
+	if err != nil {
+		return func() {}
+	}
+	done, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		follow(done, newDemand(most), last, syncs)
+	}()
+	return func() {
+		close(done)
+		<-ended
+		runtime.GOMAXPROCS(most)
+	}
+}
+
+func follow(done <-chan struct{}, d demand, last usage, syncs func() uint64) {
+	var lastSyncs uint64
+	waits, garbage := newWaits(), newGarbage()
+	every := watchBusy
+	timer := time.NewTimer(every)
+	defer timer.Stop()
+	for {
+		select {
+		case <-done:
+			return
+		case <-timer.C:
+		}
+		now, err := usageNow()
+		if err != nil {
+			return
+		}
+		s := sample{elapsed: now.at.Sub(last.at), used: now.cpu - last.cpu, faults: now.faults != last.faults}
+		s.late, s.collecting = waits.late(), garbage.collecting()
+		if syncs != nil {
+			count := syncs()
+			s.syncs = count != lastSyncs
+			lastSyncs = count
+		}
+		last = now
+		if before := d.n; d.next(s) != before {
+			runtime.GOMAXPROCS(d.n)
+		}
+		every = watchBusy
+		if s.used.Seconds() < idleUse*s.elapsed.Seconds() {
+			every = watchIdle
+		}
+		timer.Reset(every)
+	}
+}
+
+// usage is what a process has used since it began.
+type usage struct {
+	at     time.Time
+	cpu    time.Duration
+	faults int64 // that had to wait for a disk
+}

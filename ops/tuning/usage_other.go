@@ -1,0 +1,7 @@
+//go:build !unix
+
+package tuning
+
+import "errors"
+
+func usageNow() (usage, error) { return usage{}, errors.ErrUnsupported }
