@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/hashicorp/hcl/v2"
-	"github.com/hashicorp/hcl/v2/gohcl"
 )
 
 const maxPoolSize = 100_000
@@ -118,7 +117,7 @@ func (d *decoder) metadata(dst *Metadata, blocks []backendBlock) (address postgr
 		switch raw.Backend {
 		case "postgres":
 			var body postgresBody
-			d.add(gohcl.DecodeBody(raw.Body, nil, &body))
+			d.decode(raw.Body, &body)
 			p := defaultPostgres()
 			address = b.postgresAddress(&body)
 			b.postgresURL(&p.SessionURL, body.SessionURL)
@@ -134,7 +133,7 @@ func (d *decoder) metadata(dst *Metadata, blocks []backendBlock) (address postgr
 			*dst = Metadata{Postgres: p}
 		case "sqlite":
 			var body sqliteBody
-			d.add(gohcl.DecodeBody(raw.Body, nil, &body))
+			d.decode(raw.Body, &body)
 			s := &SQLite{}
 			b.text(&s.Path, body.Path, checkPath)
 			*dst = Metadata{SQLite: s}
@@ -207,7 +206,7 @@ func (d *decoder) idempotency(dst *Idempotency, blocks []backendBlock) {
 		switch raw.Backend {
 		case "redis":
 			var body redisBody
-			d.add(gohcl.DecodeBody(raw.Body, nil, &body))
+			d.decode(raw.Body, &body)
 			r := defaultRedis()
 			b.redisAddress(r, &body)
 			b.text(&r.Username, body.Username, checkID)
@@ -227,13 +226,13 @@ func (d *decoder) idempotency(dst *Idempotency, blocks []backendBlock) {
 			b.duration(&dst.TTL, body.TTL, minTTL, maxTTL)
 		case "badger":
 			var body badgerBody
-			d.add(gohcl.DecodeBody(raw.Body, nil, &body))
+			d.decode(raw.Body, &body)
 			*dst = Idempotency{Badger: &Badger{}, TTL: dst.TTL}
 			b.text(&dst.Badger.Path, body.Path, checkPath)
 			b.duration(&dst.TTL, body.TTL, minTTL, maxTTL)
 		case "postgres":
 			var body postgresClaimsBody
-			d.add(gohcl.DecodeBody(raw.Body, nil, &body))
+			d.decode(raw.Body, &body)
 			*dst = Idempotency{Postgres: &PostgresClaims{MaxConnections: 20}, TTL: dst.TTL}
 			b.postgresURL(&dst.Postgres.URL, body.URL)
 			b.integer(&dst.Postgres.MaxConnections, body.MaxConnections, 1, maxPoolSize)

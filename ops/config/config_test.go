@@ -131,6 +131,26 @@ coordinator.hcl:8,19-20: Virtual nodes must be between 1 and 4096; hash_ring.vir
 	}
 }
 
+// What must not stand somewhere is told with what may, however deep it is.
+func TestFaultTellsWhatIsExpected(t *testing.T) {
+	for text, want := range map[string]string{
+		`wrong = 1`:                                       "Expected the attributes node_id, data_dir; the blocks server, metadata,",
+		`wrong {}`:                                        "Expected the attributes node_id, data_dir; the blocks server, metadata,",
+		`server { wrong = 1 }`:                            "Expected the attributes listen, max_connections, read_timeout, write_timeout, shutdown_timeout; the blocks tls.",
+		"server {\ntls {\nwrong = 1\n}\n}":                "Expected the attributes cert_file, key_file, client_ca_file, client_names.",
+		"server {\ntls {\nwrong {}\n}\n}":                 "Expected the attributes cert_file, key_file, client_ca_file, client_names.",
+		`storage_node "a" { wrong = 1 }`:                  "Expected the attributes address, virtual_nodes.",
+		`metadata "sqlite" { wrong = 1 }`:                 "Expected the attributes path.",
+		"metadata \"postgres\" {\ntls {\nwrong = 1\n}\n}": "Expected the attributes ca_file,",
+		"idempotency \"badger\" {\nwrong {}\n}":           "Expected the attributes path, ttl.",
+	} {
+		faults := mustFail(t, Source{Path: "test.hcl", Dev: true}, text)
+		if at := slices.IndexFunc(faults, func(f Fault) bool { return strings.HasPrefix(f.Summary, "Unsupported") }); at < 0 || !strings.Contains(faults[at].Detail, want) {
+			t.Errorf("%s: got %v, want %q", text, faults, want)
+		}
+	}
+}
+
 func TestFaultLinesHideSecrets(t *testing.T) {
 	tests := map[string]string{
 		"unquoted":      "metadata \"postgres\" {\n password = swordfish\n}",

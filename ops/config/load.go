@@ -9,7 +9,6 @@ import (
 	"strings"
 
 	"github.com/hashicorp/hcl/v2"
-	"github.com/hashicorp/hcl/v2/gohcl"
 	"github.com/hashicorp/hcl/v2/hclparse"
 	"github.com/hashicorp/hcl/v2/hclsyntax"
 )
@@ -62,7 +61,7 @@ func parse(src Source, text []byte) (*Config, error) {
 			d.faults.sort()
 			return nil, d.faults
 		}
-		d.add(gohcl.DecodeBody(file.Body, nil, &f))
+		d.decode(file.Body, &f)
 		end = file.Body.MissingItemRange()
 		if body, ok := file.Body.(*hclsyntax.Body); ok {
 			for _, b := range body.Blocks {
