@@ -82,13 +82,16 @@ func judge(err error) verdict {
 }
 
 // message is what a client reads. Of an internal error it gets the request id
-// to report, and nothing else.
+// to report, and nothing else; of a store that is out not where it is, or as
+// whom the coordinator goes there.
 func (v verdict) message(err error, requestID string) string {
 	switch {
 	case v.code == codes.Internal:
 		return "internal error; the coordinator's log has the details under request id " + requestID
 	case v.kind == coord.ErrKeyNotFound:
 		return coord.ErrKeyNotFound.Error()
+	case v.kind == coord.ErrMetadataUnavailable, v.kind == coord.ErrIdempotencyUnavailable:
+		return v.kind.Error() + "; the coordinator's log says why"
 	}
 	text := strings.ToValidUTF8(err.Error(), "\uFFFD")
 	if v.word != "" && !strings.Contains(strings.ToLower(text), v.word) {

@@ -126,6 +126,17 @@ func TestInternalErrorsStayInside(t *testing.T) {
 	}
 }
 
+// Clients are not told where stores are.
+func TestStoresThatAreOutKeepTheirAddress(t *testing.T) {
+	for _, kind := range []error{coord.ErrMetadataUnavailable, coord.ErrIdempotencyUnavailable} {
+		err := fmt.Errorf("read tenant: %w: dial user=coordinator host=db.internal", kind)
+		got := judge(err).message(err, "")
+		if !strings.Contains(got, kind.Error()) || strings.Contains(got, "internal") || strings.Contains(got, "user") {
+			t.Errorf("told %q", got)
+		}
+	}
+}
+
 func TestVerdictsHoldTheirWord(t *testing.T) {
 	for _, v := range verdicts {
 		err := fmt.Errorf("%w", &bare{v.kind})
