@@ -68,7 +68,8 @@ type Limiter struct {
 
 	tenants sync.Map // string -> *Tenant
 	count   atomic.Int64
-	others  *Tenant // those beyond MaxTenants, together
+	swept   atomic.Int64 // when idle tenants were forgotten last
+	others  *Tenant      // those beyond MaxTenants, together
 
 	inFlight atomic.Int64
 	bytes    atomic.Int64 // of values that came in
@@ -96,6 +97,7 @@ func New(o Options) *Limiter {
 	l := &Limiter{opts: o, origin: time.Now()}
 	l.window.open(int64(o.MaxInFlight))
 	l.others = l.newTenant()
+	l.swept.Store(-sweepEvery)
 	return l
 }
 
@@ -262,8 +264,15 @@ func (l *Limiter) tenant(id string, now int64) *Tenant {
 // enough for its buckets to have filled again, but for what it owes them.
 const idle = 2 * time.Second
 
-// sweep forgets idle tenants.
+// sweepEvery bounds the time that goes into forgetting tenants while names of
+// new ones, made up perhaps, come all the time.
+const sweepEvery = int64(idle / 10)
+
+// sweep forgets idle tenants, unless that was done just now.
 func (l *Limiter) sweep(now int64) {
+	if last := l.swept.Load(); now-last < sweepEvery || !l.swept.CompareAndSwap(last, now) {
+		return
+	}
 	l.tenants.Range(func(id, value any) bool {
 		t := value.(*Tenant)
 		if t.inFlight.Load() == 0 && now-t.used.Load() > int64(idle) && l.tenants.CompareAndDelete(id, value) {

@@ -239,7 +239,14 @@ func TestTenantsAreBounded(t *testing.T) {
 	if n := l.Tenants(); n != 100 {
 		t.Errorf("%d tenants are told apart, want 100", n)
 	}
-	l.sweep(int64(time.Since(l.origin) + idle + time.Second))
+	now := int64(time.Since(l.origin) + time.Second)
+	for i := range int64(1000) {
+		l.tenant("made-up", now+i)
+	}
+	if at := l.swept.Load(); at != now {
+		t.Errorf("a thousand new tenants had the idle ones looked for again after %v", time.Duration(at-now))
+	}
+	l.sweep(int64(time.Since(l.origin) + idle + 2*time.Second))
 	if n := l.Tenants(); n != 0 {
 		t.Errorf("%d idle tenants are left", n)
 	}
