@@ -18,6 +18,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/pairdb/coordinator/ops/tuning"
 )
 
 func main() {
@@ -87,6 +89,7 @@ func run(ctx context.Context, args []string) (err error) {
 	}
 	// What the load generator costs is part of every figure.
 	debug.SetGCPercent(400)
+	defer tuning.FollowLoad(nil)()
 
 	b := &bench{
 		length: time.Duration(*seconds * float64(time.Second)), rounds: *rounds, profiles: *profiles,

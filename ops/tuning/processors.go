@@ -24,6 +24,9 @@ const (
 // three storage nodes, a coordinator used 0.79 of the time a write and 0.77 a
 // read with one, a storage node 0.80 and 0.90.
 //
+// How many it may use is what the runtime found at the start: a cgroup's limit
+// that is changed later is not followed. Only one may follow the load at a time.
+//
 // Syncs, unless nil, counts how often the process has waited for a disk.
 func FollowLoad(syncs func() uint64) (stop func()) {
 	most := runtime.GOMAXPROCS(0)
