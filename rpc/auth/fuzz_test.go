@@ -13,8 +13,14 @@ import (
 func FuzzVerify(f *testing.F) {
 	v := verifier(f, nil)
 	good := map[string]bool{}
+	// The process that hands out inputs is not the one that tries them, so what
+	// both sign with the same key must be the same token.
+	constant := claims("nbf", 1_000_000_000, "exp", 4_000_000_000)
 	for algorithm, key := range signers {
-		token := sign(f, algorithm, kid(algorithm), claims(), key)
+		token := sign(f, algorithm, kid(algorithm), constant, key)
+		if _, err := v.Verify(token); err != nil {
+			f.Fatal(err)
+		}
 		good[token] = true
 		f.Add(token)
 		f.Add(token[:strings.LastIndexByte(token, '.')+1])
