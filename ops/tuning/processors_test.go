@@ -1,7 +1,6 @@
 package tuning
 
 import (
-	"os"
 	"runtime"
 	"runtime/debug"
 	"sync/atomic"
@@ -23,9 +22,7 @@ func eventually(t *testing.T, what string, is func() bool) {
 }
 
 func TestFollowLoad(t *testing.T) {
-	if os.Getenv("GOMAXPROCS") != "" {
-		t.Setenv("GOMAXPROCS", "")
-	}
+	t.Setenv("GOMAXPROCS", "")
 	before := runtime.GOMAXPROCS(3)
 	defer runtime.GOMAXPROCS(before)
 	stop := FollowLoad(nil)
@@ -49,9 +46,7 @@ func TestFollowLoad(t *testing.T) {
 }
 
 func TestFollowLoadCountsSyncs(t *testing.T) {
-	if os.Getenv("GOMAXPROCS") != "" {
-		t.Setenv("GOMAXPROCS", "")
-	}
+	t.Setenv("GOMAXPROCS", "")
 	before := runtime.GOMAXPROCS(4)
 	defer runtime.GOMAXPROCS(before)
 	var count atomic.Uint64
@@ -94,8 +89,8 @@ func TestEnvironmentOverrides(t *testing.T) {
 // The runtime still has the metrics that are looked at.
 func TestRuntimeMetrics(t *testing.T) {
 	waits, garbage := newWaits(), newGarbage()
-	if waits.from == 0 || waits.late() {
-		t.Errorf("late from bucket %d on, a goroutine was late: %v", waits.from, waits.late())
+	if waits.from == 0 {
+		t.Error("no bucket of waits counts as late")
 	}
 	// A single processor that somebody keeps makes all others wait.
 	before := runtime.GOMAXPROCS(1)
