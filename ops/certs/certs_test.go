@@ -46,9 +46,14 @@ func echo(t *testing.T, c *Credentials) string {
 			}
 			go func() {
 				defer raw.Close()
-				if conn, _, err := c.ServerHandshake(raw); err == nil {
-					io.Copy(conn, conn)
+				conn, _, err := c.ServerHandshake(raw)
+				if err != nil {
+					// Closing what was not read would be a reset, and that can
+					// overtake the reason that the client is to read.
+					io.Copy(io.Discard, raw)
+					return
 				}
+				io.Copy(conn, conn)
 			}()
 		}
 	}()
