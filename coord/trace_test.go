@@ -94,17 +94,13 @@ func TestTraceOfAWriteAndARead(t *testing.T) {
 func TestTraceWithANodeDownAndThenBehind(t *testing.T) {
 	c := newCluster(t, 3)
 	engine := c.start(t, "coordinator-1", nil)
-	write := func(value string, trace *coord.Trace) {
-		t.Helper()
-		if _, err := engine.Write(t.Context(), coord.WriteRequest{Tenant: "shop", Key: "cart", Value: []byte(value), Level: coord.Quorum, Trace: trace}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	write("old", nil)
+	put(t, engine, "cart", "old", coord.All) // storage-2 is behind later, not without the key
 	down := errors.New("cut off")
 	c.nodes["storage-2"].down.Store(&down)
 	trace := new(coord.Trace)
-	write("new", trace)
+	if _, err := engine.Write(t.Context(), coord.WriteRequest{Tenant: "shop", Key: "cart", Value: []byte("new"), Level: coord.Quorum, Trace: trace}); err != nil {
+		t.Fatal(err)
+	}
 	waitFor(t, "the hint", func() bool { return count(outline(t, trace), "hint storage-2") == 1 })
 	if lines := outline(t, trace); lines[0] != "skip storage-2 failed" || count(lines, "send send") != 2 {
 		t.Errorf("a write with a node down:\n%s", strings.Join(lines, "\n"))
