@@ -3,8 +3,8 @@ package tuning
 import "runtime/metrics"
 
 // soon is the share of the heap's goal from which on the collector is about to
-// start: the runtime lets it begin at most a twentieth before the goal where
-// marking takes as little as here.
+// start: the runtime begins a twentieth before the goal at the latest, and not
+// much earlier where marking takes as little as here.
 const soon = 0.85
 
 // garbage tells when the collector is at work, or about to be.
