@@ -183,10 +183,10 @@ func TestImportNeedsAQuorum(t *testing.T) {
 	a.mend()
 	b.mend()
 	// What missed it is brought up to date when it is imported again, even where
-	// a majority holds it. How many are counted as written depends on whose
-	// answers come first; what the nodes hold in the end does not.
-	if r := imported(t, c, versions); r.Written > 2 || r.Written+r.Kept != 3 {
-		t.Errorf("imported again: %+v, want three in all, no more than other and third written", r)
+	// a majority holds it. Third always counts as written, since only a minority
+	// holds it; other does unless its two holders answer and the third node is late.
+	if r := imported(t, c, versions); r.Written < 1 || r.Written > 2 || r.Written+r.Kept != 3 {
+		t.Errorf("imported again: %+v, want third written, perhaps other, and the rest kept", r)
 	}
 	for key := range versions {
 		for id, n := range cluster.nodes {
