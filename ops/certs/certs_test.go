@@ -207,6 +207,38 @@ func TestReload(t *testing.T) {
 	}
 }
 
+// A file that is replaced by one of the same size and time is a change.
+func TestReloadOfAFileThatLooksTheSame(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "key")
+	when := time.Unix(1, 0)
+	write := func(text string) {
+		t.Helper()
+		if err := errors.Join(os.WriteFile(path, []byte(text), 0o600), os.Chtimes(path, when, when)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("before")
+	w := &Watcher{}
+	w.Add("key", source{path})
+	var loaded int
+	w.Loaded = func(string) { loaded++ }
+	w.reload(false)
+	if loaded != 0 {
+		t.Error("what had not changed was read again")
+	}
+	write("behind")
+	w.reload(false)
+	if loaded != 1 {
+		t.Errorf("loaded %d times, want once", loaded)
+	}
+}
+
+// source is a file that is never at fault.
+type source struct{ path string }
+
+func (s source) Paths() []string { return []string{s.path} }
+func (s source) Reload() error   { return nil }
+
 func TestFaults(t *testing.T) {
 	d := makeDev(t)
 	for name, c := range map[string]struct {
