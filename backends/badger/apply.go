@@ -141,7 +141,7 @@ func (c *committer) decide(calls []*coord.Call) {
 	n.disk.spend(size)
 
 	refusal := n.refusal()
-	v, err := n.store.view()
+	v, err := n.store.ownView()
 	if err == nil {
 		defer v.release()
 	} else if refusal == nil {
@@ -333,11 +333,11 @@ func (c *committer) commit(from, to int) {
 		c.flight.set(c.waiting)
 	}
 	var committed uint64
-	err := n.store.commit(c.changes, func(at uint64) {
-		committed = at
+	err := n.store.commit(c.changes, func(number uint64) {
+		committed = number
 		for i := range batch {
 			if s := &batch[i]; s.err == nil {
-				n.heads.stage(s.token, s.tenant, s.key, s.before, s.after(), at)
+				n.heads.stage(s.token, s.tenant, s.key, s.before, s.after(), number)
 			}
 		}
 	})

@@ -283,7 +283,7 @@ type claimChange struct {
 // their callers go on.
 func (c *Claims) takeBatch(batch []*step) {
 	changed := make(map[string]*claimChange)
-	v, err := c.store.view()
+	v, err := c.store.ownView()
 	for _, s := range batch {
 		if !s.taken.CompareAndSwap(false, true) {
 			continue

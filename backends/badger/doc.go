@@ -3,9 +3,11 @@
 // (coord.Idempotency). Each owns one data directory, which one process may
 // have open at a time.
 //
-// Badger runs in managed mode. One goroutine writes and numbers its
-// transactions itself; readers take the number of the last finished one as
-// their snapshot, so no read waits for a commit or its sync.
+// Badger runs in managed mode. One goroutine writes and chooses the versions of
+// its transactions itself; readers take that of the last finished one as their
+// snapshot. Where nobody reads from the database, since what is asked for is
+// known, one transaction writes over the other (versions); the read that comes
+// then waits for the end of at most one.
 //
 // A value of up to 4 KiB lies in its key's record, one of up to 64 KiB beside
 // it, and a larger one in a file of its own, which is written before its call

@@ -28,8 +28,7 @@ type held struct {
 // is small and was read or written, the value. So clock reads, applies and most
 // reads of such keys need no look into the database. It never disagrees with
 // it: a commit is staged in the cache first, head and value together, under its
-// timestamp, and shows from the very moment at which the store's committed
-// timestamp reaches it.
+// number, and shows from the very moment at which the number of commits reaches it.
 type headCache struct {
 	committed *atomic.Uint64 // of the store
 	maxBytes  int            // per shard
@@ -42,7 +41,7 @@ type headShard struct {
 	order   []*headEntry // the clock hand goes round it to find what to evict
 	hand    int
 	bytes   int
-	// touched is the timestamp of the last commit staged here. What was read
+	// touched is the number of the last commit staged here. What was read
 	// from an older snapshot may be outdated and is not taken in.
 	touched uint64
 }
@@ -52,7 +51,7 @@ type headEntry struct {
 	tenant, key string
 	held        held
 	next        held   // what a commit makes of it
-	nextAt      uint64 // that commit's timestamp, 0 without one
+	nextAt      uint64 // that commit's number, 0 without one
 	at          int    // index in order
 	bytes       int    // that the shard counts for it
 	used        bool
@@ -84,7 +83,7 @@ func (c *headCache) get(token ring.Token, tenant, key string) (held, bool) {
 	return e.now(c.committed), true
 }
 
-// fill takes in what was read from the snapshot of timestamp at, unless
+// fill takes in what was read from a snapshot of the commits up to at, unless
 // something newer may have been committed since. Where the cache lacks only the
 // value, it takes that: with nothing committed since, both tell of one version.
 func (c *headCache) fill(token ring.Token, tenant, key []byte, h held, at uint64) {
@@ -106,7 +105,7 @@ func (c *headCache) fill(token ring.Token, tenant, key []byte, h held, at uint64
 	s.account(e, c.maxBytes)
 }
 
-// stage announces that the commit of timestamp at replaces before with after.
+// stage announces that commit number at replaces before with after.
 func (c *headCache) stage(token ring.Token, tenant, key string, before, after held, at uint64) {
 	s := c.shard(token)
 	s.mu.Lock()

@@ -21,10 +21,14 @@ const victimDir = "PAIRDB_TEST_VICTIM_DIR"
 // reaperDir makes it one that drops what it deleted.
 const reaperDir = "PAIRDB_TEST_REAPER_DIR"
 
+// victimFiles is how many writes come before those that need no file. Writing
+// one takes a snapshot, after which commits write over none.
+const victimFiles = 1000
+
 func victimValue(i int) []byte {
 	size := 100
 	switch {
-	case i%10 == 3:
+	case i%10 == 3 && i < victimFiles:
 		size = 100 << 10 // in a file
 	case i%10 == 7:
 		size = 6 << 10 // under its own key
@@ -46,6 +50,9 @@ func runVictim(dir string) error {
 	for i := 0; ; i++ {
 		call := apply(n, "t", fmt.Sprint("k", i), testVersion(int64(i+1), victimValue(i)))
 		if call.Err != nil {
+			return call.Err
+		}
+		if call := apply(n, "t", "hot", testVersion(int64(i+1), nil)); call.Err != nil {
 			return call.Err
 		}
 		key, attempt := coord.ClaimKey{Tenant: "t", Key: "k", IdempotencyKey: fmt.Sprint(i)}, coord.AttemptID{1}
@@ -95,7 +102,10 @@ func TestKill(t *testing.T) {
 			t.Fatalf("key %d of %d: got %s with %d bytes, error %v", i, acknowledged, &got.Held.Head, len(got.Held.Value), got.Err)
 		}
 	}
-	if d := n.keys.Load(); d < int64(acknowledged) || d > int64(acknowledged)+1 {
+	if got := read(n, "t", "hot"); got.Err != nil || got.Held.Timestamp < int64(acknowledged) {
+		t.Errorf("after %d writes of a key it is %s, error %v", acknowledged, &got.Held.Head, got.Err)
+	}
+	if d := n.keys.Load() - 1; d < int64(acknowledged) || d > int64(acknowledged)+1 {
 		t.Errorf("%d keys are counted, %d were acknowledged", d, acknowledged)
 	}
 	c := openTestClaims(t, ClaimsOptions{Dir: filepath.Join(dir, "claims")})

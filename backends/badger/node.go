@@ -139,7 +139,7 @@ func OpenNode(opts NodeOptions) (*Node, error) {
 		uuid:     who.UUID,
 		store:    st,
 		disk:     &diskGuard{dir: opts.Dir, probe: opts.Space, minFree: opts.MinFreeBytes},
-		heads:    newHeadCache(&st.committed, defaults.headCache),
+		heads:    newHeadCache(&st.versions.committed, defaults.headCache),
 		interned: newInternTable(),
 		tree:     newTree(defaults.treeBits, defaults.treeEntries),
 		values:   values,

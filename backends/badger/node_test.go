@@ -354,10 +354,10 @@ func TestNodeSplitsBatch(t *testing.T) {
 		})
 	}
 	c.decide(c.calls)
-	before := n.store.committed.Load()
+	before := n.store.versions.committed.Load()
 	c.commit(0, len(c.staged))
 	c.finish()
-	if n.store.committed.Load() < before+2 {
+	if n.store.versions.committed.Load() < before+2 {
 		t.Error("the batch fitted into one transaction")
 	}
 	for range calls {

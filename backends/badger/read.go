@@ -95,9 +95,11 @@ func (n *Node) load(v view, key []byte, withValue bool) (coord.Version, error) {
 		// The file has been replaced since the snapshot was taken. What a
 		// snapshot refers to that is taken now stays until it was read.
 		n.values.inUse.RLock()
-		newer := v.again()
-		version, _, err = n.loadOnce(newer, key, withValue)
-		newer.release()
+		var newer view
+		if newer, err = v.again(); err == nil {
+			version, _, err = n.loadOnce(newer, key, withValue)
+			newer.release()
+		}
 		n.values.inUse.RUnlock()
 	}
 	if err != nil {
@@ -148,7 +150,7 @@ func (n *Node) loadRecord(v view, key []byte, withValue bool) (record, error) {
 		return record{}, err
 	}
 	if token, tenant, name, err := splitKey(key); err == nil {
-		n.heads.fill(token, tenant, name, rec.held(withValue), v.at)
+		n.heads.fill(token, tenant, name, rec.held(withValue), v.number)
 	}
 	return rec, nil
 }

@@ -99,7 +99,7 @@ func (n *Node) reclaim() error {
 
 // flush makes Badger write tables of all that is committed now.
 func (n *Node) flush() error {
-	last := n.store.committed.Load()
+	_, last := n.store.versions.bounds()
 	value := make([]byte, fillerBytes)
 	for filled := int64(0); filled < n.store.opts.MemTableSize; filled += fillerValues * fillerBytes {
 		changes := make([]change, fillerValues)

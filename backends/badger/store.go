@@ -60,19 +60,14 @@ type store struct {
 	// gate is held shared by whoever uses db, and exclusively to replace it.
 	gate sync.RWMutex
 	db   *badger.DB // nil once closed, or after a reopening that failed
-	wal  *wal       // of db, nil without sync
+	wal  *wal       // of db
 	// fault is why nothing more may be written to db, or read from it: a
 	// commit failed half way. Badger's logs may end in a hole, behind which
 	// entries would be lost at the next opening; reopening cuts that off.
 	fault atomic.Pointer[error]
 
-	// committed is the timestamp of the last finished commit, the snapshot
-	// that readers take. Storing it is what makes a commit visible.
-	committed atomic.Uint64
-	syncs     atomic.Uint64 // commits that waited for the disk
-
-	mu     sync.Mutex
-	active map[uint64]int // snapshots in use, and by how many
+	versions *versions
+	syncs    atomic.Uint64 // commits that waited for the disk
 
 	commitFault func() error // of tests
 }
@@ -94,7 +89,7 @@ func openStore(dir string, opts badger.Options, warn func(string), want identity
 	}
 	s := &store{
 		dir: dir, opts: opts.WithSyncWrites(false).WithLogger(badgerLog{warn}), sync: opts.SyncWrites,
-		lock: lock, active: make(map[uint64]int),
+		lock: lock, versions: newVersions(opts.MemTableSize),
 	}
 	if err = s.openDB(); err != nil {
 		_ = lock.Unlock()
@@ -115,14 +110,12 @@ func (s *store) openDB() error {
 	if err != nil {
 		return err
 	}
-	if s.sync {
-		if s.wal, err = openWAL(s.dir); err != nil {
-			_ = db.Close()
-			return err
-		}
+	if s.wal, err = openWAL(s.dir, s.sync); err != nil {
+		_ = db.Close()
+		return err
 	}
 	s.db = db
-	s.committed.Store(db.MaxVersion())
+	s.versions.reset(db.MaxVersion())
 	return nil
 }
 
@@ -152,7 +145,7 @@ func (s *store) identify(want identity) (identity, error) {
 		return identity{}, fmt.Errorf("read identity: %w", err)
 	}
 	if text == nil {
-		if s.committed.Load() > 0 {
+		if s.versions.committed.Load() > 0 {
 			return identity{}, errors.New("it holds a Badger database that is not a store of PairDB")
 		}
 		fresh := identity{Format: identityFormat, Kind: want.Kind, ID: want.ID, UUID: uuid.NewString()}
@@ -198,44 +191,55 @@ func (s *store) usable() error {
 
 // view is a snapshot that is being read.
 type view struct {
-	store *store
-	txn   *badger.Txn
-	at    uint64
-	inner bool // the gate is held by another view
+	store  *store
+	txn    *badger.Txn
+	at     uint64 // Badger's version
+	number uint64 // of the last commit that it shows
+	inner  bool   // the gate is held by another view
 }
 
 // view takes a snapshot of what is committed. It must be released soon: it
 // holds up the collection of old versions, and the reopening of the store.
-func (s *store) view() (view, error) {
-	s.gate.RLock()
-	if err := s.usable(); err != nil {
-		s.gate.RUnlock()
-		return view{}, err
-	}
-	return s.snapshot(false), nil
-}
+func (s *store) view() (view, error) { return s.snapshot(true, false) }
+
+// ownView is a view for the goroutine that commits, to be released before its
+// next commit.
+func (s *store) ownView() (view, error) { return s.snapshot(false, false) }
 
 // again is a newer snapshot, to be released before v is.
-func (v view) again() view { return v.store.snapshot(true) }
+func (v view) again() (view, error) { return v.store.snapshot(true, true) }
 
-func (s *store) snapshot(inner bool) view {
-	s.mu.Lock()
-	at := s.committed.Load()
-	s.active[at]++
-	s.mu.Unlock()
-	return view{s, s.db.NewTransactionAt(at, false), at, inner}
+func (s *store) snapshot(reader, inner bool) (view, error) {
+	if !inner {
+		s.gate.RLock()
+	}
+	err := s.usable()
+	if err == nil {
+		v := s.pin(reader, inner)
+		// It may have waited for a commit, which may have failed.
+		if err = s.usable(); err == nil {
+			return v, nil
+		}
+		v.inner = true
+		v.release()
+	}
+	if !inner {
+		s.gate.RUnlock()
+	}
+	return view{}, err
+}
+
+// pin is a snapshot of a database that is open. The caller holds the gate.
+func (s *store) pin(reader, inner bool) view {
+	at, number := s.versions.take(reader)
+	return view{s, s.db.NewTransactionAt(at, false), at, number, inner}
 }
 
 func (v view) release() {
 	v.txn.Discard()
-	s := v.store
-	s.mu.Lock()
-	if s.active[v.at]--; s.active[v.at] == 0 {
-		delete(s.active, v.at)
-	}
-	s.mu.Unlock()
+	v.store.versions.release(v.at)
 	if !v.inner {
-		s.gate.RUnlock()
+		v.store.gate.RUnlock()
 	}
 }
 
@@ -265,18 +269,43 @@ type change struct {
 
 // commit writes changes in one transaction, durably, and then makes them
 // visible. It keeps none of the slices. Before, unless nil, is called with the
-// transaction's timestamp when nothing but the commit itself is left to do.
+// commit's number when nothing but the commit itself is left to do.
 //
 // badger.ErrTxnTooBig means that nothing was written. Any other error leaves
 // it open what was, and makes the store unusable until it is reopened.
-func (s *store) commit(changes []change, before func(at uint64)) error {
+func (s *store) commit(changes []change, before func(number uint64)) error {
 	s.gate.RLock()
 	defer s.gate.RUnlock()
 	if err := s.usable(); err != nil {
 		return err
 	}
-	at := s.committed.Load() + 1
-	txn := s.db.NewTransactionAt(at-1, true)
+	at, number := s.versions.begin(), s.versions.committed.Load()+1
+	moved, looked := false, false
+	err := s.write(changes, at, number, before)
+	if err == nil {
+		if looked = s.sync || s.versions.wonders(); looked {
+			moved, err = s.wal.follow()
+		}
+		if err == nil && s.sync {
+			s.syncs.Add(1)
+			err = s.wal.sync()
+		}
+	}
+	if err == nil {
+		s.versions.end(at, number, bytesOf(changes), looked, moved)
+		return nil
+	}
+	if !errors.Is(err, badger.ErrTxnTooBig) {
+		err = fmt.Errorf("commit to %s: %w", s.dir, err)
+		s.fault.Store(&err)
+	}
+	s.versions.abandon()
+	return err
+}
+
+// write has Badger write changes at a version of its own.
+func (s *store) write(changes []change, at, number uint64, before func(number uint64)) error {
+	txn := s.db.NewTransactionAt(at, true)
 	defer txn.Discard()
 	entries := make([]badger.Entry, len(changes))
 	for i, c := range changes {
@@ -292,31 +321,14 @@ func (s *store) commit(changes []change, before func(at uint64)) error {
 		}
 	}
 	if before != nil {
-		before(at)
+		before(number)
 	}
-	err := s.commitAt(txn, at)
-	if err == nil {
-		s.committed.Store(at)
-		return nil
-	}
-	if !errors.Is(err, badger.ErrTxnTooBig) {
-		err = fmt.Errorf("commit to %s: %w", s.dir, err)
-		s.fault.Store(&err)
-	}
-	return err
-}
-
-func (s *store) commitAt(txn *badger.Txn, at uint64) error {
 	if s.commitFault != nil {
 		if err := s.commitFault(); err != nil {
 			return err
 		}
 	}
-	if err := txn.CommitAt(at, nil); err != nil || s.wal == nil {
-		return err
-	}
-	s.syncs.Add(1)
-	return s.wal.sync()
+	return txn.CommitAt(at, nil)
 }
 
 // reopen closes the faulty database and opens it again, which drops what the
@@ -332,7 +344,7 @@ func (s *store) reopen(reset func(view) error) error {
 	if err := s.openDB(); err != nil {
 		return fmt.Errorf("reopen data directory %s: %w", s.dir, err)
 	}
-	now := s.snapshot(true)
+	now := s.pin(false, true)
 	defer now.release()
 	if err := reset(now); err != nil {
 		return fmt.Errorf("reopen data directory %s: %w", s.dir, err)
@@ -348,12 +360,7 @@ func (s *store) forget() {
 	if s.usable() != nil {
 		return
 	}
-	s.mu.Lock()
-	oldest := s.committed.Load()
-	for at := range s.active {
-		oldest = min(oldest, at)
-	}
-	s.mu.Unlock()
+	oldest, _ := s.versions.bounds()
 	s.db.SetDiscardTs(oldest)
 }
 

@@ -30,7 +30,7 @@ type tree struct {
 
 	// The tree is counted from a snapshot in the background (count), while
 	// commits that the snapshot lacks change it already.
-	since   uint64 // timestamp of the snapshot; commits up to it are in it
+	since   uint64 // number of the snapshot's last commit; those up to it are in it
 	counted bool   // what the snapshot holds was added
 	round   uint64 // counts the times that it was begun again
 }
@@ -147,11 +147,11 @@ func (t *tree) merge(a, b []leafEntry) []leafEntry {
 	return a
 }
 
-// committed takes in what the commit of timestamp at has changed.
-func (t *tree) committed(batch []staged, at uint64) {
+// committed takes in what a commit has changed.
+func (t *tree) committed(batch []staged, number uint64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if at <= t.since {
+	if number <= t.since {
 		return
 	}
 	for i := range batch {
@@ -185,7 +185,7 @@ func (t *tree) begin(take func() (view, error)) (v view, counted *tree, round ui
 		return view{}, nil, 0, err
 	}
 	t.clear()
-	t.since = v.at
+	t.since = v.number
 	t.round++
 	return v, newTree(t.bits, t.maxEntries), t.round, nil
 }

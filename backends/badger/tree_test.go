@@ -82,7 +82,7 @@ func TestTreeAgainstNaive(t *testing.T) {
 				change()
 			}
 			snapshot := maps.Clone(all)
-			_, counted, round, err := live.begin(func() (view, error) { return view{at: at}, nil })
+			_, counted, round, err := live.begin(func() (view, error) { return view{number: at}, nil })
 			if err != nil {
 				t.Fatal(err)
 			}

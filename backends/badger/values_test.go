@@ -88,7 +88,7 @@ func TestDamagedValueIsAnError(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			at := int64(n.store.committed.Load() + 1)
+			at := int64(n.store.versions.committed.Load() + 1)
 			apply(n, "t", "k", testVersion(at, large))
 			if err := damage(valueFilesOf(t, n)[0]); err != nil {
 				t.Fatal(err)

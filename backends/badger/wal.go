@@ -15,7 +15,7 @@ import (
 // numbered upwards.
 const walExtension = ".mem"
 
-// wal makes commits durable: it syncs the log that Badger writes to. Badger's
+// wal follows the logs that Badger writes to and makes commits durable. Badger's
 // own SyncWrites would sync the value log too, each time. That one is empty, but
 // a sync of an unchanged file also waits for the disk to flush its cache.
 //
@@ -25,13 +25,13 @@ const walExtension = ".mem"
 type wal struct {
 	dir    string
 	number int
-	file   *os.File // the log of that number
+	file   *os.File // the log of that number, nil where nothing is synced
 }
 
 // openWAL opens the newest log in the directory of a database that was just
-// opened. What Badger found in older ones, and so shows to readers, is durable
-// when it returns.
-func openWAL(dir string) (*wal, error) {
+// opened. Where it is to be synced, what Badger found in older ones, and so shows
+// to readers, is durable when it returns.
+func openWAL(dir string, synced bool) (*wal, error) {
 	w := &wal{dir: dir}
 	numbers, err := w.numbers()
 	if err != nil {
@@ -39,6 +39,10 @@ func openWAL(dir string) (*wal, error) {
 	}
 	if len(numbers) == 0 {
 		return nil, fmt.Errorf("find write-ahead log: none in %s", dir)
+	}
+	if !synced {
+		w.number = numbers[len(numbers)-1]
+		return w, nil
 	}
 	for _, w.number = range numbers {
 		file, err := os.OpenFile(w.path(w.number), os.O_RDWR, 0)
@@ -51,7 +55,7 @@ func openWAL(dir string) (*wal, error) {
 		}
 		w.close()
 		w.file = file
-		if err := w.syncFile(); err != nil {
+		if err := w.sync(); err != nil {
 			w.close()
 			return nil, err
 		}
@@ -90,37 +94,34 @@ func (w *wal) path(number int) string {
 	return filepath.Join(w.dir, fmt.Sprintf("%05d%s", number, walExtension))
 }
 
-// sync makes all that was committed durable. Only the goroutine that commits
-// may call it.
-func (w *wal) sync() error {
-	if err := w.follow(); err != nil {
-		return err
-	}
-	return w.syncFile()
-}
-
-// follow goes on to the log that the last commit made, if it did.
-func (w *wal) follow() error {
+// follow goes on to the newest log, and tells whether it did. Only the goroutine
+// that commits may call it.
+func (w *wal) follow() (moved bool, err error) {
 	for {
 		// Lstat costs less than the attempt to open what is not there.
 		if _, err := os.Lstat(w.path(w.number + 1)); errors.Is(err, fs.ErrNotExist) {
-			return nil
+			return moved, nil
 		} else if err != nil {
-			return fmt.Errorf("find write-ahead log: %w", err)
+			return moved, fmt.Errorf("find write-ahead log: %w", err)
+		}
+		if moved = true; w.file == nil {
+			w.number++
+			continue
 		}
 		file, err := os.OpenFile(w.path(w.number+1), os.O_RDWR, 0)
 		if err != nil {
-			return fmt.Errorf("open write-ahead log: %w", err)
+			return moved, fmt.Errorf("open write-ahead log: %w", err)
 		}
 		w.close()
 		w.file, w.number = file, w.number+1
 		if err := syncDir(w.dir); err != nil {
-			return fmt.Errorf("sync write-ahead log: %w", err)
+			return moved, fmt.Errorf("sync write-ahead log: %w", err)
 		}
 	}
 }
 
-func (w *wal) syncFile() error {
+// sync makes all that was committed durable, after follow.
+func (w *wal) sync() error {
 	if err := syncData(w.file); err != nil {
 		return fmt.Errorf("sync write-ahead log: %w", err)
 	}

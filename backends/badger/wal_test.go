@@ -54,7 +54,7 @@ func TestClaimsAreInTheSyncedLog(t *testing.T) {
 }
 
 func TestWithoutSyncNoLogIsOpened(t *testing.T) {
-	if n := openTestNode(t, NodeOptions{}); n.store.wal != nil {
+	if n := openTestNode(t, NodeOptions{}); n.store.wal.file != nil {
 		t.Error("a store without sync syncs its log")
 	}
 }
