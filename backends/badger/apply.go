@@ -37,7 +37,7 @@ type committer struct {
 type staged struct {
 	token       ring.Token
 	tenant, key string // of a call that is not finished yet
-	before      held
+	before      *held
 	head        coord.Head // shares no memory with a call
 	value       []byte     // of a call that is not finished yet
 	floor       int64      // the greatest timestamp that was deleted and dropped, 0 without
@@ -197,15 +197,9 @@ func (c *committer) decideApply(v view, call *coord.Call, ref valueRef, wall tim
 		return err
 	}
 	at := c.find(call)
-	var before held
-	current := &before.head
-	if at >= 0 {
-		current = &c.staged[at].head
-	} else {
-		var err error
-		if before, err = c.held(v, call); err != nil {
-			return fmt.Errorf("%w: %w", coord.ErrReplicaRefused, err)
-		}
+	before, current, err := c.present(v, call, at)
+	if err != nil {
+		return err
 	}
 	floor := c.node.floors.of(call.Token)
 	if at >= 0 {
@@ -239,17 +233,29 @@ func (c *committer) decideApply(v view, call *coord.Call, ref valueRef, wall tim
 
 // held is what is committed for a call's key. Only the committer commits, so
 // it is true until the committer's next commit.
-func (c *committer) held(v view, call *coord.Call) (held, error) {
-	if h, ok := c.node.heads.get(call.Token, call.Tenant, call.Key); ok {
+func (c *committer) held(v view, call *coord.Call) (*held, error) {
+	if h := c.node.heads.get(call.Token, call.Tenant, call.Key); h != nil {
 		return h, nil
 	}
 	key := appendKey(c.buffer[:0], nsRecord, call.Token, call.Tenant, call.Key)
 	c.buffer = key
 	rec, err := c.node.loadRecord(v, key, false)
 	if err != nil {
-		return held{}, fmt.Errorf("read %s: %w", describeKey(key), err)
+		return nil, fmt.Errorf("%w: read %s: %w", coord.ErrReplicaRefused, describeKey(key), err)
 	}
 	return rec.held(false), nil
+}
+
+// present is what a call finds: what is committed, unless the batch already has
+// something for the key, staged at, and the newest head.
+func (c *committer) present(v view, call *coord.Call, at int) (before *held, current *coord.Head, err error) {
+	if at >= 0 {
+		return nil, &c.staged[at].head, nil
+	}
+	if before, err = c.held(v, call); err != nil {
+		return nil, nil, err
+	}
+	return before, &before.head, nil
 }
 
 func (c *committer) find(call *coord.Call) int {
@@ -263,7 +269,7 @@ func (c *committer) find(call *coord.Call) int {
 	return at
 }
 
-func (c *committer) stage(call *coord.Call, before held) int {
+func (c *committer) stage(call *coord.Call, before *held) int {
 	previous, ok := c.byToken[call.Token]
 	if !ok {
 		previous = -1
@@ -383,8 +389,8 @@ func (c *committer) commit(from, to int) {
 func (s *staged) separate() bool { return len(s.value) > inlineBytes && len(s.value) <= fileBytes }
 
 // after is what the commit makes of the key. It shares no memory with a call.
-func (s *staged) after() held {
-	h := held{head: s.head, separate: s.separate(), file: s.ref.file, length: len(s.value)}
+func (s *staged) after() *held {
+	h := &held{head: s.head, separate: s.separate(), file: s.ref.file, length: len(s.value)}
 	if len(s.value) <= cachedValueBytes {
 		h.value, h.known = slices.Clone(s.value), true
 	}

@@ -17,15 +17,9 @@ func (c *committer) decideDrop(v view, call *coord.Call, wall time.Time) error {
 		return fmt.Errorf("%w: no version to drop", coord.ErrReplicaRefused)
 	}
 	at := c.find(call)
-	var before held
-	current := &before.head
-	if at >= 0 {
-		current = &c.staged[at].head
-	} else {
-		var err error
-		if before, err = c.held(v, call); err != nil {
-			return fmt.Errorf("%w: %w", coord.ErrReplicaRefused, err)
-		}
+	before, current, err := c.present(v, call, at)
+	if err != nil {
+		return err
 	}
 	drops := current.Compare(&call.Version.Head) == 0
 	if !drops && at < 0 {
@@ -35,7 +29,6 @@ func (c *committer) decideDrop(v view, call *coord.Call, wall time.Time) error {
 	}
 	if at < 0 {
 		at = c.stage(call, before)
-		current = &before.head
 	}
 	if s := &c.staged[at]; drops {
 		if current.Tombstone || current.Expired(wall) {

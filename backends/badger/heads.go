@@ -14,7 +14,8 @@ const headShards = 64
 // cachedValueBytes is the size up to which a value is cached with its head.
 const cachedValueBytes = 1 << 10
 
-// held is what a node holds for a key. Nobody changes its slices.
+// held is what a node holds for a key. Nobody changes one, nor its slices, once it
+// is in the cache.
 type held struct {
 	head     coord.Head // the zero Head: the node has never seen the key
 	separate bool       // the value lies under its own key
@@ -49,17 +50,21 @@ type headShard struct {
 type headEntry struct {
 	token       ring.Token
 	tenant, key string
-	held        held
-	next        held   // what a commit makes of it
+	held        *held
+	next        *held  // what a commit makes of it
 	nextAt      uint64 // that commit's number, 0 without one
 	at          int    // index in order
 	bytes       int    // that the shard counts for it
 	used        bool
 }
 
-// entryBytes is what an entry takes besides its strings and slices: itself, and
-// its places in the map and in the order.
-const entryBytes = 384
+// entryBytes is what an entry takes besides its strings and what it holds: itself,
+// and its places in the map and in the order. heldBytes is what one of those
+// takes besides its slices.
+const (
+	entryBytes = 256
+	heldBytes  = 128
+)
 
 func newHeadCache(committed *atomic.Uint64, maxBytes int64) *headCache {
 	c := &headCache{committed: committed, maxBytes: int(maxBytes / headShards)}
@@ -70,23 +75,23 @@ func newHeadCache(committed *atomic.Uint64, maxBytes int64) *headCache {
 // Tokens are hashes, of which the ring uses the top bits first.
 func (c *headCache) shard(token ring.Token) *headShard { return &c.shards[uint64(token)%headShards] }
 
-// get is what is committed for a key, if the cache knows.
-func (c *headCache) get(token ring.Token, tenant, key string) (held, bool) {
+// get is what is committed for a key, nil where the cache does not know.
+func (c *headCache) get(token ring.Token, tenant, key string) *held {
 	s := c.shard(token)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	e := s.find(token, tenant, key)
 	if e == nil {
-		return held{}, false
+		return nil
 	}
 	e.used = true
-	return e.now(c.committed), true
+	return e.now(c.committed)
 }
 
 // fill takes in what was read from a snapshot of the commits up to at, unless
 // something newer may have been committed since. Where the cache lacks only the
 // value, it takes that: with nothing committed since, both tell of one version.
-func (c *headCache) fill(token ring.Token, tenant, key []byte, h held, at uint64) {
+func (c *headCache) fill(token ring.Token, tenant, key []byte, h *held, at uint64) {
 	s := c.shard(token)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -106,7 +111,7 @@ func (c *headCache) fill(token ring.Token, tenant, key []byte, h held, at uint64
 }
 
 // stage announces that commit number at replaces before with after.
-func (c *headCache) stage(token ring.Token, tenant, key string, before, after held, at uint64) {
+func (c *headCache) stage(token ring.Token, tenant, key string, before, after *held, at uint64) {
 	s := c.shard(token)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -138,21 +143,25 @@ func (c *headCache) purge() {
 	}
 }
 
-func (e *headEntry) now(committed *atomic.Uint64) held {
+func (e *headEntry) now(committed *atomic.Uint64) *held {
 	if e.nextAt != 0 && committed.Load() >= e.nextAt {
-		e.held, e.next, e.nextAt = e.next, held{}, 0
+		e.held, e.next, e.nextAt = e.next, nil, 0
 	}
 	return e.held
 }
 
 // size estimates an entry's memory.
 func (e *headEntry) size() int {
-	return entryBytes + len(e.tenant) + len(e.key) + e.held.size() + e.next.size()
+	size := entryBytes + len(e.tenant) + len(e.key) + e.held.size()
+	if e.next != nil {
+		size += e.next.size()
+	}
+	return size
 }
 
 func (h *held) size() int {
 	const clockEntryBytes = 32
-	return len(h.head.Clock)*clockEntryBytes + cap(h.value)
+	return heldBytes + len(h.head.Clock)*clockEntryBytes + cap(h.value)
 }
 
 func (s *headShard) find(token ring.Token, tenant, key string) *headEntry {

@@ -265,16 +265,18 @@ func (n *Node) enqueue(q *queue, call *coord.Call) {
 
 // answerCached finishes a read that the cache can answer, and tells whether it did.
 func (n *Node) answerCached(call *coord.Call) bool {
-	h, ok := n.heads.get(call.Token, call.Tenant, call.Key)
-	if !ok {
+	h := n.heads.get(call.Token, call.Tenant, call.Key)
+	if h == nil {
 		return false
 	}
-	if call.Kind == coord.CallHead {
-		h.value = nil
-	} else if !h.known && h.head.Exists() && !h.head.Tombstone {
-		return false
+	version := coord.Version{Head: h.head}
+	if call.Kind == coord.CallRead {
+		if !h.known && h.head.Exists() && !h.head.Tombstone {
+			return false
+		}
+		version.Value = bytes.Clone(h.value)
 	}
-	n.finishRead(call, coord.Version{Head: h.head, Value: bytes.Clone(h.value)}, nil)
+	n.finishRead(call, version, nil)
 	return true
 }
 

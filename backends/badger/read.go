@@ -157,8 +157,8 @@ func (n *Node) loadRecord(v view, key []byte, withValue bool) (record, error) {
 
 // held is what is cached of a record that was read: with a copy of its value if
 // asked to, since whoever asked owns the one that was read.
-func (r *record) held(withValue bool) held {
-	h := held{head: r.head, separate: r.separate, file: r.ref.file, length: r.size}
+func (r *record) held(withValue bool) *held {
+	h := &held{head: r.head, separate: r.separate, file: r.ref.file, length: r.size}
 	if withValue && r.ref.size == 0 && len(r.inline) <= cachedValueBytes {
 		h.value, h.known = slices.Clone(r.inline), true
 	}

@@ -98,7 +98,7 @@ func TestDeletedSpaceComesBackOnAnIdleNode(t *testing.T) {
 // A busy node is left to merge as its writes go.
 func TestReclaimingWaitsForAnIdleMoment(t *testing.T) {
 	var r reclaimer
-	s := &staged{key: "k", value: make([]byte, reclaimBusy)}
+	s := &staged{key: "k", before: &held{}, value: make([]byte, reclaimBusy)}
 	r.deleted.Store(reclaimLeast)
 	r.note(s)
 	for _, want := range []struct {
@@ -111,14 +111,14 @@ func TestReclaimingWaitsForAnIdleMoment(t *testing.T) {
 	}
 	// Only deletions count, and what replaced nothing deletes nothing.
 	r.deleted.Store(0)
-	for _, s := range []*staged{s, {key: "k", before: held{head: coord.Head{Timestamp: 1}, length: 100}, head: coord.Head{Timestamp: 2}}} {
+	for _, s := range []*staged{s, {key: "k", before: &held{head: coord.Head{Timestamp: 1}, length: 100}, head: coord.Head{Timestamp: 2}}} {
 		r.note(s)
 	}
 	if got := r.deleted.Load(); got != 0 {
 		t.Errorf("%d bytes count as deleted, want none", got)
 	}
 	r.deleted.Store(0)
-	r.note(&staged{key: "k", before: held{head: coord.Head{Timestamp: 1}, length: 100}, head: coord.Head{Timestamp: 2, Tombstone: true}})
+	r.note(&staged{key: "k", before: &held{head: coord.Head{Timestamp: 1}, length: 100}, head: coord.Head{Timestamp: 2, Tombstone: true}})
 	if got, want := r.deleted.Load(), keyBytes("", "k", 100); got != want {
 		t.Errorf("a deletion counts as %d bytes, want %d", got, want)
 	}

@@ -115,8 +115,8 @@ func (s *spiller) write(call *coord.Call) (valueRef, error) {
 
 func (s *spiller) isNewer(call *coord.Call) (bool, error) {
 	n := s.node
-	h, ok := n.heads.get(call.Token, call.Tenant, call.Key)
-	if !ok {
+	h := n.heads.get(call.Token, call.Tenant, call.Key)
+	if h == nil {
 		v, err := n.store.view()
 		if err != nil {
 			return false, fmt.Errorf("%w: %w", coord.ErrReplicaRefused, err)
@@ -127,7 +127,7 @@ func (s *spiller) isNewer(call *coord.Call) (bool, error) {
 		if err != nil {
 			return false, fmt.Errorf("%w: read %s: %w", coord.ErrReplicaRefused, describeKey(s.key), err)
 		}
-		h.head = rec.head
+		h = rec.held(false)
 	}
 	return call.Version.Compare(&h.head) > 0, nil
 }

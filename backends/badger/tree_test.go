@@ -51,7 +51,7 @@ func TestTreeAgainstNaive(t *testing.T) {
 				space, key := fmt.Sprint("s", rng.IntN(4)), fmt.Sprint("k", rng.IntN(1000))
 				p := coord.Position{Token: ring.KeyToken(space, key), Tenant: space, Key: key}
 				before := all[p]
-				s := staged{token: p.Token, tenant: space, key: key, before: held{head: before, length: 10}}
+				s := staged{token: p.Token, tenant: space, key: key, before: &held{head: before, length: 10}}
 				if before.Exists() && rng.IntN(3) == 0 {
 					delete(all, p)
 				} else {
@@ -88,7 +88,7 @@ func TestTreeAgainstNaive(t *testing.T) {
 			}
 			// A commit that the snapshot holds already may be told of late.
 			late := testVersion(1, nil).Head
-			live.committed([]staged{{token: 1, tenant: "late", key: "late", head: late}}, at)
+			live.committed([]staged{{token: 1, tenant: "late", key: "late", head: late, before: &held{}}}, at)
 			for range 500 {
 				change()
 			}
@@ -125,7 +125,7 @@ func TestTreeAgainstNaive(t *testing.T) {
 			}
 			for p, h := range all {
 				at++
-				live.committed([]staged{{token: p.Token, tenant: p.Tenant, key: p.Key, before: held{head: h, length: 10}}}, at)
+				live.committed([]staged{{token: p.Token, tenant: p.Tenant, key: p.Key, before: &held{head: h, length: 10}}}, at)
 			}
 			if len(live.spaces) != 0 || live.entries != 0 || live.bytes != 0 {
 				t.Errorf("without keys there are %d spaces, %d entries and %d bytes", len(live.spaces), live.entries, live.bytes)
@@ -181,7 +181,7 @@ func BenchmarkTreeCommitted(b *testing.B) {
 	for i := range batch {
 		key := fmt.Sprintf("key-%06d", i)
 		head := coord.Head{Timestamp: 1, Writer: coord.Writer{ID: "coordinator-1", Incarnation: 1}, Clock: clock}
-		batch[i] = staged{token: ring.KeyToken("default", key), tenant: "default", key: key, head: head, before: held{head: head}}
+		batch[i] = staged{token: ring.KeyToken("default", key), tenant: "default", key: key, head: head, before: &held{head: head}}
 	}
 	tr.committed(batch, 1)
 	b.ReportAllocs()
