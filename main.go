@@ -127,7 +127,7 @@ func runCoordinator(ctx context.Context, args []string, stdout, stderr io.Writer
 	if err != nil {
 		return err
 	}
-	tuning.CollectRarely()
+	tuning.CollectRarely(tuning.CoordinatorGarbage)
 	limitMemory(log)
 	if source.Dev && cfg.DataDir == "" {
 		dir, err := os.MkdirTemp("", "coordinator-dev-")
@@ -647,6 +647,7 @@ func runStorage(ctx context.Context, args []string, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
+	tuning.CollectRarely(tuning.StorageGarbage)
 	limitMemory(log)
 	return serveStorage(ctx, node, log, stderr)
 }

@@ -75,14 +75,14 @@ func TestEnvironmentOverrides(t *testing.T) {
 	percent := debug.SetGCPercent(77)
 	defer debug.SetGCPercent(percent)
 	t.Setenv("GOGC", "77")
-	CollectRarely()
+	CollectRarely(CoordinatorGarbage)
 	if got := debug.SetGCPercent(77); got != 77 {
 		t.Errorf("GOGC is %d, want 77 of the environment", got)
 	}
 	t.Setenv("GOGC", "")
-	CollectRarely()
-	if got := debug.SetGCPercent(77); got != gcPercent {
-		t.Errorf("GOGC is %d, want %d", got, gcPercent)
+	CollectRarely(CoordinatorGarbage)
+	if got := debug.SetGCPercent(77); got != CoordinatorGarbage {
+		t.Errorf("GOGC is %d, want %d", got, CoordinatorGarbage)
 	}
 }
 
