@@ -35,10 +35,14 @@ type load struct {
 	keyed                atomic.Int64 // numbers idempotency keys
 }
 
+// keyPrefix tells the load's keys apart from those of `coordinator bench`, which
+// writes the large values beside it: a small operation must not read one of them.
+const keyPrefix = "small-"
+
 func newLoad(workers, connections, keys, valueSize int) *load {
 	l := &load{workers: workers, connections: connections, keys: make([]string, keys), value: make([]byte, valueSize)}
 	for i := range l.keys {
-		l.keys[i] = "bench-" + strconv.Itoa(i)
+		l.keys[i] = keyPrefix + strconv.Itoa(i)
 	}
 	random := rand.New(rand.NewPCG(1, 2))
 	for i := range l.value {
