@@ -175,7 +175,7 @@ func TestDeadlinesAreSwept(t *testing.T) {
 	began := time.Now()
 	client.Do(readCall("k", 50*time.Millisecond, done))
 	wantKind(t, done.wait(t).Err, false, true)
-	if took := time.Since(began); took < 50*time.Millisecond || took > time.Second {
+	if took := time.Since(began); took < 50*time.Millisecond || took > 5*time.Second {
 		t.Errorf("the call ended after %v, want shortly after 50ms", took)
 	}
 	// Its late answer must not meet the call that now has its place.

@@ -424,8 +424,8 @@ func identityTaken(t *testing.T, m *metadataTest) {
 	}
 	const wait = 200 * time.Millisecond
 	for name, h := range map[string]coord.Metadata{"the same handle": a, "another handle": b} {
+		start := time.Now() // before the deadline is set
 		ctx, cancel := context.WithTimeout(m.ctx, wait)
-		start := time.Now()
 		got, err := h.AcquireIdentity(ctx, "c1")
 		took := time.Since(start)
 		cancel()
