@@ -303,7 +303,7 @@ func (s *store) commit(changes []change, before func(number uint64)) error {
 	return err
 }
 
-// write has Badger write changes at a version of its own.
+// write has Badger write changes at one of its versions.
 func (s *store) write(changes []change, at, number uint64, before func(number uint64)) error {
 	txn := s.db.NewTransactionAt(at, true)
 	defer txn.Discard()
