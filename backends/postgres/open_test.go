@@ -176,23 +176,11 @@ func TestSchemasAreApart(t *testing.T) {
 		}
 		stores = append(stores, s)
 	}
-	ctx, stop := context.WithCancel(t.Context())
-	heard := make(chan coord.Change, 10)
-	var group sync.WaitGroup
-	group.Go(func() {
-		stores[1].Watch(ctx, func(c coord.Change) {
-			if !c.Lost {
-				heard <- c
-			}
-		})
-	})
+	changes := listen(t, stores[1])
 	must(stores[0].CreateTenant(t.Context(), "first", 3, 0))(t)
 	must(stores[1].CreateTenant(t.Context(), "second", 3, 0))(t)
-	if c := <-heard; c.Tenant != "second" {
-		t.Errorf("a change of another schema was told: %+v", c)
-	}
-	stop()
-	group.Wait()
+	// That of another schema, the first, would be told before.
+	wantChange(t, changes, coord.Change{Tenant: "second"})
 }
 
 func TestOpenRefusesWhatCannotBeUsed(t *testing.T) {

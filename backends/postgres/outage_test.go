@@ -17,7 +17,8 @@ import (
 )
 
 // listen watches until the test ends, and returns what is told; the first Lost,
-// of the beginning, has been taken.
+// of the beginning, has been taken. A change from before may still be told, if
+// its notification is under way: begin to listen first.
 func listen(t *testing.T, s *Store) <-chan coord.Change {
 	t.Helper()
 	ctx, stop := context.WithCancel(context.Background())
@@ -63,12 +64,13 @@ func TestServerRestarts(t *testing.T) {
 	claims := must(s.Claims(ClaimsOptions{}))(t)
 	t.Cleanup(func() { closed(t, claims) })
 	ctx := t.Context()
+	changes := listen(t, s)
 	must(s.CreateTenant(ctx, "shop", 3, 0))(t)
+	wantChange(t, changes, coord.Change{Tenant: "shop"})
 	must(claims.Reserve(ctx, someKey, coord.Fingerprint{}, someTry, time.Hour))(t)
 	minted := must(claims.Mint(ctx, someKey, someTry, head(7)))(t)
 	held := must(s.AcquireIdentity(ctx, "c1"))(t)
 	given := must(s.AcquireIdentity(ctx, "c2"))(t)
-	changes := listen(t, s)
 	version := uint64(0)
 	for what, end := range map[string]func(testing.TB){"killed": server.Kill, "stopped": server.Stop} {
 		end(t)
@@ -289,9 +291,10 @@ func TestConnectionCut(t *testing.T) {
 	address := server.Database(t)
 	w := newWire(t, server.Address())
 	s := opened(t, Options{URL: changed(t, address, func(u *url.URL) { u.Host = w.listener.Addr().String() })})
-	must(s.CreateTenant(t.Context(), "shop", 3, 0))(t)
-	held := must(s.AcquireIdentity(t.Context(), "c1"))(t)
 	changes := listen(t, s)
+	must(s.CreateTenant(t.Context(), "shop", 3, 0))(t)
+	wantChange(t, changes, coord.Change{Tenant: "shop"})
+	held := must(s.AcquireIdentity(t.Context(), "c1"))(t)
 	w.cut()
 	must(s.Tenant(t.Context(), "shop"))(t)
 	wantChange(t, changes, coord.Change{Lost: true})
