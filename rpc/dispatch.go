@@ -60,15 +60,16 @@ func (c *resumed) Read(p []byte) (int, error) {
 	return c.Conn.Read(p)
 }
 
-// dialFrames connects to a node, greets it and reads its hello. They speak the
+// dialFrames connects to a node, greets it and reads its hello. The connection is
+// paced with those that share traffic. They speak the
 // highest version of the protocol that both know.
-func dialFrames(ctx context.Context, opts *StorageOptions) (f *frames, hello *storagepb.Hello, err error) {
-	f, hello, err = greetNode(ctx, opts, opts.speaks)
+func dialFrames(ctx context.Context, opts *StorageOptions, traffic *traffic) (f *frames, hello *storagepb.Hello, err error) {
+	f, hello, err = greetNode(ctx, opts, traffic, opts.speaks)
 	if !refusedGreeting(err) {
 		return f, hello, err
 	}
 	if opts.speaks.lowest == greetingSimple && opts.speaks.highest > greetingSimple {
-		f, hello, err = greetNode(ctx, opts, speech{greetingSimple, greetingSimple})
+		f, hello, err = greetNode(ctx, opts, traffic, speech{greetingSimple, greetingSimple})
 	}
 	if refusedGreeting(err) {
 		err = fmt.Errorf("%w: this coordinator speaks %v: %w", errProtocol, opts.speaks, err)
@@ -76,7 +77,7 @@ func dialFrames(ctx context.Context, opts *StorageOptions) (f *frames, hello *st
 	return f, hello, err
 }
 
-func greetNode(ctx context.Context, opts *StorageOptions, offer speech) (f *frames, hello *storagepb.Hello, err error) {
+func greetNode(ctx context.Context, opts *StorageOptions, traffic *traffic, offer speech) (f *frames, hello *storagepb.Hello, err error) {
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
 	conn, err := opts.Dial(ctx, opts.Address)
@@ -93,7 +94,7 @@ func greetNode(ctx context.Context, opts *StorageOptions, offer speech) (f *fram
 		}
 		stop()
 	}()
-	secured, _, err := opts.TLS.ClientHandshake(ctx, opts.Address, quick(conn))
+	secured, _, err := opts.TLS.ClientHandshake(ctx, opts.Address, paced(quick(conn), traffic))
 	if err != nil {
 		return nil, nil, err
 	}

@@ -26,7 +26,7 @@ type asker struct {
 func greet(t testing.TB, address string) *asker {
 	t.Helper()
 	opts := StorageOptions{Address: address}.withDefaults()
-	f, _, err := dialFrames(testContext(t), &opts)
+	f, _, err := dialFrames(testContext(t), &opts, new(traffic))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -210,7 +210,7 @@ func TestCorruptAnswerEndsTheConnection(t *testing.T) {
 	opts := StorageOptions{Address: node.address, Dial: dial}.withDefaults()
 	spoil = helloBytes(t, node.address) + headerBytes
 	done := make(ended, 10)
-	l := dialLink(&opts, new(nodeTime), linkBounds{calls: 8, bytes: 1 << 20, hungAfter: time.Second}, nil)
+	l := dialLink(&opts, new(nodeTime), new(traffic), linkBounds{calls: 8, bytes: 1 << 20, hungAfter: time.Second}, nil)
 	defer l.close()
 	eventually(t, "connected", func() bool { return l.unavailable() == nil })
 	before := replica.started.Load()
@@ -234,7 +234,7 @@ func helloBytes(t *testing.T, address string) int {
 		counted.Conn, err = new(net.Dialer).DialContext(ctx, "tcp", address)
 		return counted, err
 	}}.withDefaults()
-	f, _, err := dialFrames(testContext(t), &opts)
+	f, _, err := dialFrames(testContext(t), &opts, new(traffic))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,12 +6,14 @@ import (
 	"sync/atomic"
 )
 
-// limitListener closes connections beyond max at once, and counts them.
+// limitListener closes connections beyond max at once, and counts them. Those
+// within it are paced.
 type limitListener struct {
 	net.Listener
 	max     int64
 	open    *atomic.Int64
 	refused *atomic.Int64
+	traffic traffic
 }
 
 // Accept waits for a connection that is within the limit.
@@ -22,7 +24,7 @@ func (l *limitListener) Accept() (net.Conn, error) {
 			return nil, err
 		}
 		if l.open.Add(1) <= l.max {
-			return &countedConn{Conn: quick(conn), open: l.open}, nil
+			return &countedConn{Conn: paced(quick(conn), &l.traffic), open: l.open}, nil
 		}
 		l.open.Add(-1)
 		l.refused.Add(1)

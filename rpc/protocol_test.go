@@ -24,7 +24,7 @@ func TestTheHighestCommonVersionIsSpoken(t *testing.T) {
 	} {
 		node := startSpeaking(t, newMemoryReplica(), c.node)
 		opts := StorageOptions{Address: node.address, speaks: c.coordinator}.withDefaults()
-		f, hello, err := dialFrames(testContext(t), &opts)
+		f, hello, err := dialFrames(testContext(t), &opts, new(traffic))
 		if err != nil || f.protocol != c.want || hello.Id == "" {
 			t.Errorf("node %v, coordinator %v: %+v, %v, want version %d", c.node, c.coordinator, f, err, c.want)
 			continue
@@ -69,7 +69,7 @@ func TestWithoutACommonVersionTheReasonIsTold(t *testing.T) {
 	} {
 		node := startSpeaking(t, newMemoryReplica(), c.node)
 		opts := StorageOptions{Address: node.address, speaks: c.coordinator}.withDefaults()
-		_, _, err := dialFrames(testContext(t), &opts)
+		_, _, err := dialFrames(testContext(t), &opts, new(traffic))
 		if !errors.Is(err, errProtocol) || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("node %v, coordinator %v: %v, want %q", c.node, c.coordinator, err, c.want)
 		}
@@ -104,7 +104,7 @@ func TestOptionalFramesAreSkipped(t *testing.T) {
 	for version, skipped := range map[byte]bool{1: false, 2: true} {
 		node := startSpeaking(t, newMemoryReplica(), speech{1, 2})
 		opts := StorageOptions{Address: node.address, speaks: speech{1, version}}.withDefaults()
-		f, _, err := dialFrames(testContext(t), &opts)
+		f, _, err := dialFrames(testContext(t), &opts, new(traffic))
 		if err != nil {
 			t.Fatal(err)
 		}

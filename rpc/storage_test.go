@@ -275,7 +275,7 @@ func TestLargeValuesTravelApart(t *testing.T) {
 	if err != nil || len(m.Replies) != 1 || m.Replies[0].Code != storagepb.Code_CODE_LARGE_VALUE || m.Replies[0].Held != nil {
 		t.Errorf("a large value on the connection for small ones: %v, %v", m, err)
 	}
-	if err := stream.conn.(interface{ CloseWrite() error }).CloseWrite(); err != nil {
+	if err := stream.conn.(*pacedConn).Conn.(interface{ CloseWrite() error }).CloseWrite(); err != nil {
 		t.Fatal(err)
 	}
 	if m, err := stream.replies(); err != io.EOF {

@@ -117,11 +117,11 @@ func DialStorage(opts StorageOptions) (*StorageClient, error) {
 	if err != nil {
 		return nil, err
 	}
-	heard := new(nodeTime)
+	heard, traffic := new(nodeTime), new(traffic)
 	// A large value may take longer to cross the network than a small one.
-	large := dialLink(&opts, heard, linkBounds{calls: opts.MaxLargeCalls, bytes: opts.MaxLargeBytes,
+	large := dialLink(&opts, heard, traffic, linkBounds{calls: opts.MaxLargeCalls, bytes: opts.MaxLargeBytes,
 		hungAfter: 10 * opts.HungAfter, large: true}, nil)
-	small := dialLink(&opts, heard, linkBounds{calls: opts.MaxCalls, bytes: opts.MaxBytes, hungAfter: opts.HungAfter}, large.do)
+	small := dialLink(&opts, heard, traffic, linkBounds{calls: opts.MaxCalls, bytes: opts.MaxBytes, hungAfter: opts.HungAfter}, large.do)
 	return &StorageClient{opts: opts, heard: heard, small: small, large: large, conn: conn, stub: storagepb.NewStorageServiceClient(conn)}, nil
 }
 

@@ -41,6 +41,7 @@ type linkBounds struct {
 type link struct {
 	opts         *StorageOptions
 	heard        *nodeTime // what comes in is noted there
+	traffic      *traffic  // of the connections to the node
 	bounds       linkBounds
 	onLargeValue func(*coord.Call) // takes a read whose value the small link does not carry
 
@@ -90,11 +91,12 @@ type slot struct {
 }
 
 // dialLink makes a link that begins to connect at once.
-func dialLink(opts *StorageOptions, heard *nodeTime, bounds linkBounds, onLargeValue func(*coord.Call)) *link {
+func dialLink(opts *StorageOptions, heard *nodeTime, traffic *traffic, bounds linkBounds, onLargeValue func(*coord.Call)) *link {
 	ctx, cancel := context.WithCancel(context.Background())
 	l := &link{
 		opts:         opts,
 		heard:        heard,
+		traffic:      traffic,
 		bounds:       bounds,
 		onLargeValue: onLargeValue,
 		cancel:       cancel,
@@ -218,7 +220,7 @@ func (l *link) run(ctx context.Context) {
 // session connects, checks who answers and serves the connection until it
 // breaks. It tells whether the connection lasted for a while, and why it ended.
 func (l *link) session(ctx context.Context) (lasted bool, err error) {
-	f, hello, err := dialFrames(ctx, l.opts)
+	f, hello, err := dialFrames(ctx, l.opts, l.traffic)
 	if err != nil {
 		return false, err
 	}

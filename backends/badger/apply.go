@@ -305,7 +305,7 @@ func (c *committer) spill() {
 			continue
 		}
 		wrote = true
-		if s.ref, s.err = n.values.write(s.value); s.err != nil {
+		if s.ref, s.err = n.values.write(s.value, nil); s.err != nil {
 			s.err = refuse(s.err)
 		}
 	}

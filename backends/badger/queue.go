@@ -32,6 +32,7 @@ type queue struct {
 	calls  []*coord.Call
 	head   int // calls before it have been taken
 	bytes  int64
+	got    uint64 // calls, ever
 	closed bool
 }
 
@@ -62,8 +63,16 @@ func (q *queue) push(c *coord.Call) pushed {
 	}
 	q.calls = append(q.calls, c)
 	q.bytes += size
+	q.got++
 	q.wake.Signal()
 	return queued
+}
+
+// count is how many calls the queue has got since it was made.
+func (q *queue) count() uint64 {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.got
 }
 
 // take waits for calls and moves the first ones to dst: at most maxCalls, and

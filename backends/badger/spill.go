@@ -46,6 +46,28 @@ type spiller struct {
 	node  *Node
 	calls []*coord.Call
 	key   []byte
+	seen  uint64    // calls that the node's queues had got
+	until time.Time // others are let through
+}
+
+// restTime is a rest of a spiller between two pieces of a value, which leaves
+// it 200 MB/s.
+const restTime = 500 * time.Microsecond
+
+// restFor is how long the node counts as asked by others after it was: those
+// who wait because of the value must not seem to be gone.
+const restFor = 20 * time.Millisecond
+
+// rest leaves the processor to others, if the node has got other calls lately.
+// Several nodes write the same value at the same time.
+func (s *spiller) rest() {
+	now := time.Now()
+	if seen := s.node.applies.count() + s.node.reads.count(); seen != s.seen {
+		s.seen, s.until = seen, now.Add(restFor)
+	}
+	if now.Before(s.until) {
+		time.Sleep(restTime)
+	}
 }
 
 func (s *spiller) run() {
@@ -102,7 +124,7 @@ func (s *spiller) write(call *coord.Call) (valueRef, error) {
 	if err := n.refusal(); err != nil {
 		return valueRef{}, err
 	}
-	ref, err := n.values.write(call.Version.Value)
+	ref, err := n.values.write(call.Version.Value, s.rest)
 	if err != nil {
 		return valueRef{}, refuse(err)
 	}

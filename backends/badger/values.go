@@ -76,8 +76,12 @@ func (f *valueFiles) path(id uint64) string {
 	return filepath.Join(f.dir, fmt.Sprintf("%016x", id))
 }
 
-// write stores a value, durably once syncDir has returned too.
-func (f *valueFiles) write(value []byte) (valueRef, error) {
+// pieceBytes of a value are written at once where others are let through.
+const pieceBytes = 128 << 10
+
+// write stores a value, durably once syncDir has returned too. Rest, unless
+// nil, is called between pieces of it.
+func (f *valueFiles) write(value []byte, rest func()) (valueRef, error) {
 	if f.beforeWrite != nil {
 		f.beforeWrite()
 	}
@@ -86,7 +90,7 @@ func (f *valueFiles) write(value []byte) (valueRef, error) {
 	if err != nil {
 		return valueRef{}, fmt.Errorf("write value: %w", err)
 	}
-	_, err = file.Write(value)
+	err = writePieces(file, value, rest)
 	if err == nil && f.sync {
 		err = file.Sync()
 	}
@@ -98,6 +102,17 @@ func (f *valueFiles) write(value []byte) (valueRef, error) {
 		return valueRef{}, fmt.Errorf("write value: %w", err)
 	}
 	return ref, nil
+}
+
+func writePieces(file *os.File, value []byte, rest func()) error {
+	for ; rest != nil && len(value) > pieceBytes; rest() {
+		if _, err := file.Write(value[:pieceBytes]); err != nil {
+			return err
+		}
+		value = value[pieceBytes:]
+	}
+	_, err := file.Write(value)
+	return err
 }
 
 func (f *valueFiles) syncDir() error {

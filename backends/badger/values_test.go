@@ -4,10 +4,13 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/pairdb/coordinator/coord"
 )
@@ -51,7 +54,7 @@ func TestValuesThatNothingRefersToAreRemoved(t *testing.T) {
 	if err := n.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := n.values.write(large); err != nil { // as if killed before the commit
+	if _, err := n.values.write(large, nil); err != nil { // as if killed before the commit
 		t.Fatal(err)
 	}
 	n = openTestNode(t, n.opts)
@@ -144,4 +147,58 @@ func TestReadsWhileLargeValuesAreReplaced(t *testing.T) {
 		default:
 		}
 	}
+}
+
+// TestPiecesOfAValue: between the pieces of a large value others are let
+// through.
+func TestPiecesOfAValue(t *testing.T) {
+	f, err := openValueFiles(t.TempDir(), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for size, want := range map[int]int{1: 0, pieceBytes: 0, pieceBytes + 1: 1, 4 * pieceBytes: 3, 4*pieceBytes + 5: 4} {
+		value := make([]byte, size)
+		for i := range value {
+			value[i] = byte(rand.Uint32())
+		}
+		rests := 0
+		ref, err := f.write(value, func() { rests++ })
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := f.read(ref); err != nil || !bytes.Equal(got, value) {
+			t.Errorf("%d bytes were not read as they were written: %v", size, err)
+		}
+		if rests != want {
+			t.Errorf("%d rests while %d bytes were written, want %d", rests, size, want)
+		}
+	}
+}
+
+// TestSpillerRests only while its node is asked by others.
+func TestSpillerRests(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := &Node{reads: newQueue(10, 1<<20), applies: newQueue(10, 1<<20)}
+		s := &spiller{node: n}
+		took := func() time.Duration {
+			began := time.Now()
+			s.rest()
+			return time.Since(began)
+		}
+		if d := took(); d != 0 {
+			t.Errorf("it rested for %v alone", d)
+		}
+		for _, q := range []*queue{n.reads, n.applies} {
+			q.push(new(coord.Call))
+			for range 3 {
+				if d := took(); d != restTime {
+					t.Errorf("it rested for %v after a call, want %v", d, restTime)
+				}
+			}
+			time.Sleep(restFor)
+			if d := took(); d != 0 {
+				t.Errorf("it rested for %v long after the call", d)
+			}
+		}
+	})
 }

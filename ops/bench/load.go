@@ -6,6 +6,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"os"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -156,6 +157,7 @@ const stuckAfter = 15 * time.Second
 func (l *load) run(ctx context.Context, s *system, way transport, d drive) (*sample, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	runtime.GC()
 	begin := time.Now()
 	from := begin.Add(d.warmUp)
 	until := from.Add(d.length)
