@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -18,43 +19,33 @@ func TestPace(t *testing.T) {
 	for i := range much {
 		much[i] = byte(rand.Uint32())
 	}
-	least := (len(much)/pieceBytes - 1) * int(pieceTime) // nothing is waited for before the first piece
+	least := time.Duration(len(much)/pieceBytes-1) * pieceTime // nothing is waited for before the first piece
 	pipe := func(t *testing.T, shared *traffic) (near, far net.Conn) {
 		a, b := net.Pipe()
 		t.Cleanup(func() { a.Close(); b.Close() })
 		return paced(a, shared), b
 	}
-	for what, move := range map[string]func(near, far net.Conn) []byte{
-		"written": func(near, far net.Conn) []byte {
-			var group sync.WaitGroup
-			group.Go(func() {
-				if n, err := near.Write(much); n != len(much) || err != nil {
-					t.Errorf("wrote %d bytes, %v", n, err)
-				}
-			})
-			defer group.Wait()
-			return readFull(t, far, len(much))
-		},
-		"read": func(near, far net.Conn) []byte {
-			var group sync.WaitGroup
-			group.Go(func() {
-				if n, err := far.Write(much); n != len(much) || err != nil {
-					t.Errorf("wrote %d bytes, %v", n, err)
-				}
-			})
-			defer group.Wait()
-			return readFull(t, near, len(much))
-		},
+	for what, pick := range map[string]func(near, far net.Conn) (from, to net.Conn){
+		"written": func(near, far net.Conn) (from, to net.Conn) { return near, far },
+		"read":    func(near, far net.Conn) (from, to net.Conn) { return far, near },
 	} {
 		t.Run(what, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				shared := new(traffic)
-				near, far := pipe(t, shared)
+				from, to := pick(pipe(t, shared))
 				took := func() time.Duration {
 					began := time.Now()
-					if !bytes.Equal(move(near, far), much) {
-						t.Error("other bytes arrived")
+					var group sync.WaitGroup
+					group.Go(func() {
+						if n, err := from.Write(much); n != len(much) || err != nil {
+							t.Errorf("wrote %d bytes, %v", n, err)
+						}
+					})
+					got := make([]byte, len(much))
+					if _, err := io.ReadFull(to, got); err != nil || !bytes.Equal(got, much) {
+						t.Errorf("other bytes arrived: %v", err)
 					}
+					group.Wait()
 					return time.Since(began)
 				}
 				if d := took(); d != 0 {
@@ -74,8 +65,8 @@ func TestPace(t *testing.T) {
 					}
 				})
 				synctest.Wait()
-				if d := took(); d < time.Duration(least) {
-					t.Errorf("it took %v beside others, want at least %v", d, time.Duration(least))
+				if d := took(); d < least {
+					t.Errorf("it took %v beside others, want at least %v", d, least)
 				}
 				other.Close()
 				group.Wait()
@@ -89,10 +80,45 @@ func TestPace(t *testing.T) {
 	}
 }
 
-func readFull(t *testing.T, c net.Conn, n int) []byte {
-	p := make([]byte, n)
-	if _, err := io.ReadFull(c, p); err != nil {
-		t.Errorf("read: %v", err)
+// TestConnectionsArePaced: those of a server with each other, and those to a
+// node with each other.
+func TestConnectionsArePaced(t *testing.T) {
+	limited := &limitListener{Listener: listen(t), max: 2, open: new(atomic.Int64), refused: new(atomic.Int64)}
+	var accepted [2]*pacedConn
+	for i := range accepted {
+		client, err := net.Dial("tcp", limited.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer client.Close()
+		if _, err := client.Write([]byte("hello")); err != nil {
+			t.Fatal(err)
+		}
+		conn, err := limited.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		accepted[i] = conn.(*countedConn).Conn.(*pacedConn)
 	}
-	return p
+	if _, err := accepted[0].Read(make([]byte, 10)); err != nil {
+		t.Fatal(err)
+	}
+	if own, other := accepted[0].others(), accepted[1].others(); own != 0 || other != 1 {
+		t.Errorf("who was read from knows of %d reads of others, another of %d; want 0 and 1", own, other)
+	}
+
+	client := startStorage(t, newMemoryReplica()).connect(StorageOptions{})
+	if client.small.traffic != client.large.traffic {
+		t.Error("the link for large values does not know of the one for small ones")
+	}
+	done := make(ended, 1)
+	before := client.small.traffic.reads.Load()
+	client.Do(applyCall("k", version(5, nil), done))
+	if c := done.wait(t); c.Err != nil {
+		t.Fatal(c.Err)
+	}
+	if client.small.traffic.reads.Load() == before {
+		t.Error("an answer of the node was not counted")
+	}
 }
