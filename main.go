@@ -102,6 +102,14 @@ func limitMemory(log hclog.Logger) {
 	}
 }
 
+// leastGarbage is nothing on a laptop, whose memory is for others.
+func leastGarbage(dev bool) int64 {
+	if dev {
+		return 0
+	}
+	return tuning.CoordinatorLeast
+}
+
 func runValidate(args []string, stdout, stderr io.Writer) error {
 	file, err := flags.Validate(args, stderr)
 	if err != nil {
@@ -127,7 +135,7 @@ func runCoordinator(ctx context.Context, args []string, stdout, stderr io.Writer
 	if err != nil {
 		return err
 	}
-	tuning.CollectRarely(tuning.CoordinatorGarbage)
+	defer tuning.CollectRarely(tuning.CoordinatorGarbage, leastGarbage(source.Dev))()
 	limitMemory(log)
 	if source.Dev && cfg.DataDir == "" {
 		dir, err := os.MkdirTemp("", "coordinator-dev-")
@@ -221,7 +229,9 @@ func serve(ctx context.Context, cfg *config.Config, dev bool, log hclog.Logger, 
 		}
 		return err
 	}
-	defer tuning.FollowLoad(stores.Syncs)()
+	messages := new(rpc.Messages)
+	defer tuning.FollowLoad(tuning.Signs{Syncs: stores.Syncs, Messages: messages.Count})()
+	measureMessages(&measured.Page, "coordinator", messages)
 	measure(measured, stores)
 	measureHealth(&measured.Page, "coordinator", alive)
 	nodes, err := openEmbedded(cfg, !dev, log)
@@ -229,6 +239,10 @@ func serve(ctx context.Context, cfg *config.Config, dev bool, log hclog.Logger, 
 		return err
 	}
 	defer closing("embedded storage nodes", nodes.close)
+	remote := rpc.StorageOptions{TLS: protection.Storage, Messages: messages}
+	if traces != nil {
+		remote.StatsHandler = traces.ClientHandler()
+	}
 	alive.Opened()
 
 	engine, err = coord.New(ctx, coord.Options{
@@ -236,7 +250,7 @@ func serve(ctx context.Context, cfg *config.Config, dev bool, log hclog.Logger, 
 		Metadata:         stores.Metadata,
 		Idempotency:      stores.Idempotency,
 		Hints:            stores.Metadata,
-		Connect:          func(n coord.StorageNode) (coord.Replica, error) { return nodes.connect(n, protection, traces) },
+		Connect:          func(n coord.StorageNode) (coord.Replica, error) { return nodes.connect(n, remote) },
 		DefaultLevel:     cfg.Consistency.DefaultLevel,
 		WriteTimeout:     cfg.Consistency.WriteTimeout,
 		ReadTimeout:      cfg.Consistency.ReadTimeout,
@@ -532,6 +546,15 @@ func measure(page *metrics.Set, s *backends.Stores) {
 	}
 }
 
+// measureMessages shows how many operations go together between coordinators
+// and storage nodes.
+func measureMessages(page *metrics.Page, what string, m *rpc.Messages) {
+	page.Counter(what+"_operation_messages_total", "Messages of operations from coordinators to storage nodes.",
+		func() uint64 { messages, _ := m.Count(); return messages })
+	page.Counter(what+"_message_operations_total", "Operations in those messages.",
+		func() uint64 { _, operations := m.Count(); return operations })
+}
+
 // runningMigration is the change of topology under way, if there is one.
 func runningMigration(engine *coord.Coordinator) []metrics.Migration {
 	m, ok := engine.RunningMigration()
@@ -591,16 +614,14 @@ type borrowed struct{ coord.Replica }
 
 func (borrowed) Close() error { return nil }
 
-// connect opens the way to a registered storage node.
-func (e embedded) connect(n coord.StorageNode, protection *guard.Guard, traces *tracing.Tracing) (coord.Replica, error) {
+// connect opens the way to a registered storage node, with the given options
+// where it is another process.
+func (e embedded) connect(n coord.StorageNode, remote rpc.StorageOptions) (coord.Replica, error) {
 	if node := e[n.ID]; node != nil {
 		return borrowed{node}, nil
 	}
-	o := rpc.StorageOptions{Address: n.Address(), NodeID: n.ID, UUID: n.UUID, TLS: protection.Storage}
-	if traces != nil {
-		o.StatsHandler = traces.ClientHandler()
-	}
-	return rpc.DialStorage(o)
+	remote.Address, remote.NodeID, remote.UUID = n.Address(), n.ID, n.UUID
+	return rpc.DialStorage(remote)
 }
 
 // register makes members of the embedded nodes and of those that the
@@ -647,7 +668,7 @@ func runStorage(ctx context.Context, args []string, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	tuning.CollectRarely(tuning.StorageGarbage)
+	defer tuning.CollectRarely(tuning.StorageGarbage, 0)()
 	limitMemory(log)
 	return serveStorage(ctx, node, log, stderr)
 }
@@ -739,7 +760,8 @@ func serveStorage(ctx context.Context, opts flags.StorageNode, log hclog.Logger,
 		func() float64 { return float64(server.OutdatedConnections()) })
 	page.Counter("storage_compared_bytes_total", "Bytes of questions and answers about sums, with which replicas are compared.",
 		func() uint64 { return uint64(server.ComparedBytes()) })
-	defer tuning.FollowLoad(nil)()
+	defer tuning.FollowLoad(tuning.Signs{Messages: server.Messages().Count})()
+	measureMessages(page, "storage", server.Messages())
 	go func() { failed <- server.Serve(listener) }()
 	alive.Opened()
 	alive.RingLoaded()

@@ -115,6 +115,7 @@ func (x *exchange) read() error {
 			}
 			return err
 		}
+		x.server.messages.add(len(batch.Operations))
 		if n := len(batch.Operations); n > maxBatchOperations {
 			batch.Operations = nil
 			return fmt.Errorf("message holds %d operations, want at most %d", n, maxBatchOperations)

@@ -45,6 +45,9 @@ type StorageOptions struct {
 	// calls on it are refused, until it answers again [1 s].
 	HungAfter time.Duration
 
+	// Messages counts the messages of operations that are sent; it may be shared [one of its own].
+	Messages *Messages
+
 	// StatsHandler is told of what is asked by gRPC; nil is not.
 	StatsHandler stats.Handler
 
@@ -61,6 +64,9 @@ func (o StorageOptions) withDefaults() StorageOptions {
 	setDefault(&o.MaxLargeBytes, 64<<20)
 	setDefault(&o.HungAfter, time.Second)
 	setDefault(&o.speaks, spoken)
+	if o.Messages == nil {
+		o.Messages = new(Messages)
+	}
 	if o.TLS == nil {
 		o.TLS = insecure.NewCredentials()
 	}

@@ -320,6 +320,7 @@ func (l *link) send(ctx context.Context, f *frames) error {
 			if !l.gather(m) {
 				break
 			}
+			l.opts.Messages.add(m.len())
 			err := f.sendOperations(&m.batch)
 			m.clear()
 			if err != nil {

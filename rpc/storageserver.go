@@ -104,6 +104,7 @@ type StorageServer struct {
 	refused     atomic.Int64
 	outdated    atomic.Int64 // connections that speak an older version than this node's highest
 	traffic     sumsTraffic
+	messages    Messages
 }
 
 // NewStorageServer makes a server that Serve starts.
@@ -152,6 +153,9 @@ func (s *StorageServer) Serve(lis net.Listener) error {
 
 // Connections is how many connections are open.
 func (s *StorageServer) Connections() int { return int(s.connections.Load()) }
+
+// Messages counts the messages of operations that have come in.
+func (s *StorageServer) Messages() *Messages { return &s.messages }
 
 // OutdatedConnections is how many connections for operations speak an older
 // version of the storage protocol than this node could.

@@ -35,7 +35,7 @@ type limits struct {
 func (p Profile) limits() limits {
 	if p == Large {
 		return limits{
-			memTable: 16 << 20, blockCache: 128 << 20, headCache: 64 << 20,
+			memTable: 32 << 20, blockCache: 128 << 20, headCache: 64 << 20,
 			readers: 8, queuedCalls: 32 << 10, queuedBytes: 128 << 20, minFree: 1 << 30,
 			treeBits: 16, treeEntries: 1 << 20,
 		}

@@ -95,7 +95,7 @@ func run(ctx context.Context, args []string) (err error) {
 	// between measurements (load.run), within them only beyond this limit.
 	debug.SetGCPercent(-1)
 	debug.SetMemoryLimit(generatorMemory)
-	defer tuning.FollowLoad(nil)()
+	defer tuning.FollowLoad(tuning.Signs{})()
 
 	b := &bench{
 		length: time.Duration(*seconds * float64(time.Second)), rounds: *rounds, profiles: *profiles,

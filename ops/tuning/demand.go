@@ -24,6 +24,15 @@ const (
 	idleFor = time.Second
 )
 
+// Operations that a message holds, where a process exchanges such. Many have
+// gathered while others were served: what a processor more would cost is then
+// missing. With few, nobody waits for a processor but behind what runs on and on,
+// the collector's sweep or a compaction, and a second one lets them past it.
+const (
+	fewOperations  = 4.0 // and fewer: at least two processors
+	manyOperations = 6.0 // and more: one, where that is enough
+)
+
 // demand follows how many processors a process needs. Growing takes a sample
 // or a few, giving back takes idleFor: too few cost latency, too many a little
 // processor time.
@@ -33,6 +42,9 @@ type demand struct {
 
 	lately, longer float64       // processors in use, decaying means over busyFor and idleFor
 	kept           time.Duration // for which n is not lowered yet
+
+	messages, operations float64 // a second, decaying means over idleFor
+	few                  bool    // operations in a message
 }
 
 func newDemand(most int) demand {
@@ -53,6 +65,9 @@ type sample struct {
 	// syncs: it waited for a disk in system calls, each of which keeps a
 	// processor until the runtime's monitor takes it away.
 	syncs bool
+	// messages were exchanged, with so many operations in them; none where the
+	// process exchanges none.
+	messages, operations uint64
 }
 
 // next is how many processors the scheduler should have from now on.
@@ -60,12 +75,13 @@ func (d *demand) next(s sample) int {
 	if s.elapsed <= 0 {
 		return d.n
 	}
-	used := s.used.Seconds() / s.elapsed.Seconds()
-	d.lately += (used - d.lately) * (1 - math.Exp(-s.elapsed.Seconds()/busyFor.Seconds()))
-	d.longer += (used - d.longer) * (1 - math.Exp(-s.elapsed.Seconds()/idleFor.Seconds()))
+	used := s.rate(s.used.Seconds())
+	d.lately += (used - d.lately) * s.weight(busyFor)
+	d.longer += (used - d.longer) * s.weight(idleFor)
 	d.kept -= s.elapsed
+	d.batch(s)
 	n, least := float64(d.n), 1
-	if s.collecting {
+	if s.collecting || d.few {
 		least = 2
 	}
 	switch {
@@ -76,12 +92,32 @@ func (d *demand) next(s sample) int {
 	case s.syncs && d.n <= 2:
 		d.grow(2, d.most)
 	case d.n < least:
-		d.n = least // and lower at once when the collection is over
+		d.n = min(least, d.most) // and lower at once when that is over
 	case d.n > least && d.kept <= 0 && d.longer < idle*(n-1) && d.lately < idle*(n-1):
 		d.n--
 		d.kept = busyFor
 	}
 	return d.n
+}
+
+// batch follows how many operations a message holds.
+func (d *demand) batch(s sample) {
+	d.messages += (s.rate(float64(s.messages)) - d.messages) * s.weight(idleFor)
+	d.operations += (s.rate(float64(s.operations)) - d.operations) * s.weight(idleFor)
+	switch {
+	case d.operations > manyOperations*d.messages:
+		d.few = false
+	case s.messages > 0 && d.operations < fewOperations*d.messages:
+		d.few = true
+	}
+}
+
+// rate is what a sample has counted, a second.
+func (s sample) rate(count float64) float64 { return count / s.elapsed.Seconds() }
+
+// weight is a sample's in a decaying mean over some time.
+func (s sample) weight(over time.Duration) float64 {
+	return 1 - math.Exp(-s.elapsed.Seconds()/over.Seconds())
 }
 
 func (d *demand) grow(n, most int) {

@@ -48,6 +48,9 @@ func TestDemand(t *testing.T) {
 		{"waiting for the disk in system calls", 8, 10 * time.Second, with(0.2, func(s *sample) { s.syncs = true }), 2},
 		{"collecting garbage", 8, 10 * time.Second, with(0.2, func(s *sample) { s.collecting = true }), 2},
 		{"waiting for pages", 8, 10 * time.Second, with(0.2, func(s *sample) { s.faults = true }), 8},
+		{"few operations in a message", 8, 10 * time.Second, with(0.5, func(s *sample) { s.messages, s.operations = 100, 300 }), 2},
+		{"many operations in a message", 8, 10 * time.Second, with(0.5, func(s *sample) { s.messages, s.operations = 100, 1000 }), 1},
+		{"few operations in a message, on one", 1, 10 * time.Second, with(0.5, func(s *sample) { s.messages, s.operations = 100, 300 }), 1},
 		{"late", 8, 10 * time.Second, with(0.2, func(s *sample) { s.late = true }), 10},
 		{"late, on two", 2, 10 * time.Second, with(1, func(s *sample) { s.late = true }), 4},
 	} {
@@ -90,4 +93,35 @@ func TestDemandFollows(t *testing.T) {
 	if d.next(sample{}) != last {
 		t.Error("a sample of no time changed something")
 	}
+}
+
+// With fewer processors more gathers in a message, which must not make it go up
+// and down.
+func TestDemandFollowsMessages(t *testing.T) {
+	d := newDemand(2)
+	load := func(onOne, onTwo uint64) func(int) sample {
+		return func(n int) sample {
+			s := using(0.5)(n)
+			s.messages, s.operations = 100, 100*onTwo
+			if n == 1 {
+				s.operations = 100 * onOne
+			}
+			return s
+		}
+	}
+	steady := func(what string, want int, load func(int) sample) {
+		t.Helper()
+		during(&d, 5*time.Second, load)
+		for range 500 {
+			if n := during(&d, 20*time.Millisecond, load); n != want {
+				t.Fatalf("%s: %d processors, want %d", what, n, want)
+			}
+		}
+	}
+	steady("few", 2, load(3, 2))
+	steady("more, but not many", 2, load(6, 5))
+	steady("many", 1, load(9, 7))
+	steady("as many as gather on one processor, not on two", 1, load(5, 4))
+	steady("few again", 2, load(3, 2))
+	steady("none", 2, using(0.5))
 }

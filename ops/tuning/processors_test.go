@@ -25,7 +25,7 @@ func TestFollowLoad(t *testing.T) {
 	t.Setenv("GOMAXPROCS", "")
 	before := runtime.GOMAXPROCS(3)
 	defer runtime.GOMAXPROCS(before)
-	stop := FollowLoad(nil)
+	stop := FollowLoad(Signs{})
 	eventually(t, "an idle process on one", func() bool { return runtime.GOMAXPROCS(0) == 1 })
 
 	var ended atomic.Bool
@@ -51,12 +51,12 @@ func TestFollowLoadCountsSyncs(t *testing.T) {
 	defer runtime.GOMAXPROCS(before)
 	var count atomic.Uint64
 	var syncing atomic.Bool
-	defer FollowLoad(func() uint64 {
+	defer FollowLoad(Signs{Syncs: func() uint64 {
 		if syncing.Load() {
 			count.Add(1)
 		}
 		return count.Load()
-	})()
+	}})()
 	eventually(t, "idle on one", func() bool { return runtime.GOMAXPROCS(0) == 1 })
 	syncing.Store(true)
 	eventually(t, "two while there are syncs", func() bool { return runtime.GOMAXPROCS(0) >= 2 })
@@ -66,21 +66,21 @@ func TestEnvironmentOverrides(t *testing.T) {
 	before := runtime.GOMAXPROCS(3)
 	defer runtime.GOMAXPROCS(before)
 	t.Setenv("GOMAXPROCS", "3")
-	stop := FollowLoad(func() uint64 {
+	stop := FollowLoad(Signs{Syncs: func() uint64 {
 		t.Error("the load is followed in spite of GOMAXPROCS")
 		return 0
-	})
+	}})
 	stop()
 
 	percent := debug.SetGCPercent(77)
 	defer debug.SetGCPercent(percent)
 	t.Setenv("GOGC", "77")
-	CollectRarely(CoordinatorGarbage)
+	CollectRarely(CoordinatorGarbage, 0)
 	if got := debug.SetGCPercent(77); got != 77 {
 		t.Errorf("GOGC is %d, want 77 of the environment", got)
 	}
 	t.Setenv("GOGC", "")
-	CollectRarely(CoordinatorGarbage)
+	CollectRarely(CoordinatorGarbage, 0)
 	if got := debug.SetGCPercent(77); got != CoordinatorGarbage {
 		t.Errorf("GOGC is %d, want %d", got, CoordinatorGarbage)
 	}
