@@ -20,10 +20,10 @@ var errNodeStopping = fmt.Errorf("%w: the storage node is shutting down", coord.
 // operationStream is what an exchange serves. One goroutine receives, one sends.
 type operationStream interface {
 	// receive reads operations into an empty batch. They point into memory that
-	// is valid until the next receive, or for good after keep. At the orderly
-	// end it fails with io.EOF.
+	// is valid until the next receive or, after keep, as long as the memory that
+	// keep returns is left alone. At the orderly end it fails with io.EOF.
 	receive(*storagepb.Batch) error
-	keep()
+	keep() []byte
 	send(*storagepb.BatchReply) error
 }
 
@@ -149,7 +149,11 @@ func (x *exchange) start(batch *storagepb.Batch, shared *names) {
 		t.cost = operationBytes(op)
 		aliased, err := t.request(op, shared, now)
 		if aliased {
-			x.stream.keep()
+			kept := x.stream.keep()
+			// Where others point into it too, it is left to the collector.
+			if len(batch.Operations) == 1 && len(t.call.Version.Value) > keptBuffer {
+				t.memory = kept
+			}
 		}
 		if op.Version != nil {
 			op.Version.Value = nil
@@ -180,6 +184,8 @@ func (x *exchange) finished(t *task) {
 	}
 	// The request's value is kept no longer.
 	t.call.Version = coord.Version{}
+	x.server.memory.put(t.memory)
+	t.memory = nil
 	if !x.done(t, t.cost, cost, (*task).refuse) {
 		x.server.release(t)
 	}

@@ -41,7 +41,7 @@ func (s *stuckStream) receive(batch *storagepb.Batch) error {
 	return nil
 }
 
-func (s *stuckStream) keep() {}
+func (s *stuckStream) keep() []byte { return nil }
 
 func (s *stuckStream) send(m *storagepb.BatchReply) error {
 	select {

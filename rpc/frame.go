@@ -68,6 +68,7 @@ type frames struct {
 	buffer   []byte
 	from, to int    // of buffer: what was read and is not yet returned
 	long     []byte // a frame too long for buffer
+	memory   *memory
 	silence  renewal
 
 	writing sync.Mutex
@@ -166,7 +167,8 @@ func (f *frames) fill() error {
 
 func (f *frames) readLong(length int) ([]byte, error) {
 	if cap(f.long) < length || cap(f.long) > keptBuffer {
-		f.long = make([]byte, length)
+		f.memory.put(f.long)
+		f.long = f.memory.get(length)
 	}
 	payload := f.long[:length:length]
 	had := copy(payload, f.buffer[f.from+headerBytes:f.to])
@@ -187,9 +189,13 @@ func (f *frames) readLong(length int) ([]byte, error) {
 // skips tells whether a frame of an unknown kind is none of this side's business.
 func (f *frames) skips(kind byte) bool { return f.protocol >= 2 && kind >= frameOptional }
 
-// keep leaves the memory of the last frame to those who point into it. That
-// memory is a long frame's: what is pointed to is longer than the buffer.
-func (f *frames) keep() { f.long = nil }
+// keep leaves the memory of the last frame to those who point into it, and
+// returns it. It is a long frame's: what is pointed to is longer than the buffer.
+func (f *frames) keep() []byte {
+	kept := f.long
+	f.long = nil
+	return kept
+}
 
 func noEOF(err error) error {
 	if err == io.EOF {

@@ -1,6 +1,7 @@
 package rpc
 
 import (
+	"bytes"
 	"context"
 	"net"
 	"slices"
@@ -114,6 +115,7 @@ func (r *memoryReplica) answer(c *coord.Call) error {
 		}
 		if store {
 			held = c.Version
+			held.Value = bytes.Clone(held.Value)
 			r.held[at] = held
 		}
 	}

@@ -59,7 +59,7 @@ func (s *repeated) receive(batch *storagepb.Batch) error {
 	return batch.UnmarshalVTUnsafe(s.raw)
 }
 
-func (s *repeated) keep() {}
+func (s *repeated) keep() []byte { return nil }
 
 func (s *repeated) send(m *storagepb.BatchReply) error {
 	s.out = marshalled(m, s.out)

@@ -32,7 +32,9 @@ const scanPageBytes = 4 << 20
 // StorageServerOptions configure a StorageServer. Zero fields take the default
 // in brackets.
 type StorageServerOptions struct {
-	// Replica is what is served, required. Its owner closes it, after Stop.
+	// Replica is what is served, required. Its owner closes it, after Stop. It must
+	// not use the value of a call that it has finished: the value's memory may
+	// hold another one by then.
 	Replica coord.Replica
 	// TLS secures connections; nil serves plaintext.
 	TLS credentials.TransportCredentials
@@ -105,6 +107,7 @@ type StorageServer struct {
 	outdated    atomic.Int64 // connections that speak an older version than this node's highest
 	traffic     sumsTraffic
 	messages    Messages
+	memory      memory // of values that come in
 }
 
 // NewStorageServer makes a server that Serve starts.
@@ -229,6 +232,7 @@ func (s *StorageServer) exchange(ctx context.Context, conn net.Conn) {
 		s.outdated.Add(1)
 		defer s.outdated.Add(-1)
 	}
+	f.memory = &s.memory
 	if err := newExchange(s, &frameStream{f, s.heard}).run(ctx); err != nil {
 		_ = f.refuse(err)
 	}
@@ -344,6 +348,7 @@ type task struct {
 	exchange *exchange
 	id       uint64
 	large    bool      // the reply may hold a large value
+	memory   []byte    // that the request's value lies in, where it is used again
 	cost     int       // bytes that the request keeps
 	began    time.Time // of one that is traced
 	err      error

@@ -292,7 +292,9 @@ func (s *store) commit(changes []change, before func(number uint64)) error {
 		}
 	}
 	if err == nil {
-		s.versions.end(at, number, bytesOf(changes), looked, moved)
+		bytes := bytesOf(changes)
+		s.wal.wrote(bytes)
+		s.versions.end(at, number, bytes, looked, moved)
 		return nil
 	}
 	if !errors.Is(err, badger.ErrTxnTooBig) {

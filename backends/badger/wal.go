@@ -26,6 +26,7 @@ type wal struct {
 	dir    string
 	number int
 	file   *os.File // the log of that number, nil where nothing is synced
+	ahead  *readAhead
 }
 
 // openWAL opens the newest log in the directory of a database that was just
@@ -42,6 +43,7 @@ func openWAL(dir string, synced bool) (*wal, error) {
 	}
 	if !synced {
 		w.number = numbers[len(numbers)-1]
+		w.readAhead()
 		return w, nil
 	}
 	for _, w.number = range numbers {
@@ -53,7 +55,7 @@ func openWAL(dir string, synced bool) (*wal, error) {
 			w.close()
 			return nil, fmt.Errorf("open write-ahead log: %w", err)
 		}
-		w.close()
+		w.closeFile()
 		w.file = file
 		if err := w.sync(); err != nil {
 			w.close()
@@ -67,8 +69,18 @@ func openWAL(dir string, synced bool) (*wal, error) {
 		w.close()
 		return nil, fmt.Errorf("sync write-ahead log: %w", err)
 	}
+	w.readAhead()
 	return w, nil
 }
+
+// readAhead begins to read ahead of what is written to the newest log.
+func (w *wal) readAhead() {
+	w.ahead = newReadAhead()
+	w.ahead.follow(w.path(w.number))
+}
+
+// wrote says that a commit has taken so many bytes of the newest log, at most.
+func (w *wal) wrote(bytes int64) { w.ahead.wrote(bytes) }
 
 // numbers lists the logs that there are, upwards.
 func (w *wal) numbers() ([]int, error) {
@@ -97,6 +109,11 @@ func (w *wal) path(number int) string {
 // follow goes on to the newest log, and tells whether it did. Only the goroutine
 // that commits may call it.
 func (w *wal) follow() (moved bool, err error) {
+	defer func() {
+		if moved {
+			w.ahead.follow(w.path(w.number))
+		}
+	}()
 	for {
 		// Lstat costs less than the attempt to open what is not there.
 		if _, err := os.Lstat(w.path(w.number + 1)); errors.Is(err, fs.ErrNotExist) {
@@ -112,7 +129,7 @@ func (w *wal) follow() (moved bool, err error) {
 		if err != nil {
 			return moved, fmt.Errorf("open write-ahead log: %w", err)
 		}
-		w.close()
+		w.closeFile()
 		w.file, w.number = file, w.number+1
 		if err := syncDir(w.dir); err != nil {
 			return moved, fmt.Errorf("sync write-ahead log: %w", err)
@@ -128,8 +145,16 @@ func (w *wal) sync() error {
 	return nil
 }
 
-// close gives the file back. What was synced needs no more of it.
+// close gives the files back. What was synced needs no more of them.
 func (w *wal) close() {
+	w.closeFile()
+	if w.ahead != nil {
+		w.ahead.close()
+		w.ahead = nil
+	}
+}
+
+func (w *wal) closeFile() {
 	if w.file != nil {
 		_ = w.file.Close()
 		w.file = nil

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -68,6 +69,7 @@ func (m *memoryReplica) Do(c *coord.Call) {
 		}
 		if store {
 			held = c.Version
+			held.Value = bytes.Clone(held.Value)
 			m.data[at] = held
 		}
 	}
