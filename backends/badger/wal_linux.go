@@ -17,8 +17,7 @@ func syncData(file *os.File) error {
 	}
 }
 
-// readOnlyWhatIsAsked makes reads of file bring no more into the kernel's cache
-// than they ask for, where the kernel agrees.
-func readOnlyWhatIsAsked(file *os.File) {
-	_ = unix.Fadvise(int(file.Fd()), 0, 0, unix.FADV_RANDOM)
+// willNeed brings a part of file into the kernel's cache, and no more than that.
+func willNeed(file *os.File, from, length int64) error {
+	return os.NewSyscallError("fadvise", unix.Fadvise(int(file.Fd()), from, length, unix.FADV_WILLNEED))
 }

@@ -2,8 +2,11 @@
 
 package badger
 
-import "os"
+import (
+	"errors"
+	"os"
+)
 
 func syncData(file *os.File) error { return file.Sync() }
 
-func readOnlyWhatIsAsked(*os.File) {}
+func willNeed(*os.File, int64, int64) error { return errors.ErrUnsupported }
