@@ -52,7 +52,7 @@ type spiller struct {
 
 // restTime is a rest of a spiller between two pieces of a value, which leaves
 // it 200 MB/s.
-const restTime = 500 * time.Microsecond
+const restTime = 250 * time.Microsecond
 
 // restFor is how long the node counts as asked by others after it was: those
 // who wait because of the value must not seem to be gone.

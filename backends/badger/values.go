@@ -77,7 +77,7 @@ func (f *valueFiles) path(id uint64) string {
 }
 
 // pieceBytes of a value are written at once where others are let through.
-const pieceBytes = 128 << 10
+const pieceBytes = 64 << 10
 
 // write stores a value, durably once syncDir has returned too. Rest, unless
 // nil, is called between pieces of it.
