@@ -28,7 +28,7 @@ type readAhead struct {
 
 	mu      sync.Mutex
 	file    *os.File // nil: there is nothing to do
-	written int64    // to file, no less
+	written int64    // to file; where nothing is synced, a few commits less
 	read    int64    // of it, or left out
 }
 
@@ -103,9 +103,9 @@ func (r *readAhead) step() bool {
 
 // close ends it. Nothing may be said to it any more.
 func (r *readAhead) close() {
+	r.mu.Lock()
+	r.drop()
+	r.mu.Unlock()
 	close(r.wake)
 	<-r.done
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.drop()
 }
