@@ -668,7 +668,7 @@ func runStorage(ctx context.Context, args []string, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	defer tuning.CollectRarely(tuning.StorageGarbage, tuning.StorageLeast)()
+	defer tuning.CollectRarely(tuning.StorageGarbage, 0)()
 	limitMemory(log)
 	return serveStorage(ctx, node, log, stderr)
 }

@@ -25,6 +25,7 @@ const (
 type readAhead struct {
 	wake chan struct{} // holds a token while there may be something to read
 	done chan struct{} // closed when run has ended
+	most int64         // of a log is read: more of it is rarely used
 
 	mu      sync.Mutex
 	file    *os.File // nil: there is nothing to do
@@ -32,8 +33,9 @@ type readAhead struct {
 	read    int64    // of it, or left out
 }
 
-func newReadAhead() *readAhead {
-	r := &readAhead{wake: make(chan struct{}, 1), done: make(chan struct{})}
+// newReadAhead reads of each log what a memtable of so many bytes takes of it.
+func newReadAhead(memTable int64) *readAhead {
+	r := &readAhead{wake: make(chan struct{}, 1), done: make(chan struct{}), most: memTable / 4 * 3}
 	go r.run()
 	return r
 }
@@ -63,7 +65,7 @@ func (r *readAhead) drop() {
 func (r *readAhead) wrote(bytes int64) {
 	r.mu.Lock()
 	r.written += bytes
-	due := r.file != nil && r.read < r.written+aheadBytes-aheadPiece
+	due := r.file != nil && r.read < r.target()-aheadPiece
 	r.mu.Unlock()
 	if due {
 		select {
@@ -72,6 +74,9 @@ func (r *readAhead) wrote(bytes int64) {
 		}
 	}
 }
+
+// target is up to where the log is to be read now. The lock is held.
+func (r *readAhead) target() int64 { return min(r.written+aheadBytes, r.most) }
 
 func (r *readAhead) run() {
 	defer close(r.done)
@@ -87,7 +92,7 @@ func (r *readAhead) step() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	from := max(r.read, r.written)
-	if r.file == nil || from >= r.written+aheadBytes {
+	if r.file == nil || from >= r.target() {
 		return false
 	}
 	file := r.file

@@ -110,7 +110,7 @@ func (s *store) openDB() error {
 	if err != nil {
 		return err
 	}
-	if s.wal, err = openWAL(s.dir, s.sync); err != nil {
+	if s.wal, err = openWAL(s.dir, s.sync, s.opts.MemTableSize); err != nil {
 		_ = db.Close()
 		return err
 	}

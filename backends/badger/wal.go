@@ -31,8 +31,9 @@ type wal struct {
 
 // openWAL opens the newest log in the directory of a database that was just
 // opened. Where it is to be synced, what Badger found in older ones, and so shows
-// to readers, is durable when it returns.
-func openWAL(dir string, synced bool) (*wal, error) {
+// to readers, is durable when it returns. A log is that of a memtable of so many
+// bytes.
+func openWAL(dir string, synced bool, memTable int64) (*wal, error) {
 	w := &wal{dir: dir}
 	numbers, err := w.numbers()
 	if err != nil {
@@ -43,7 +44,7 @@ func openWAL(dir string, synced bool) (*wal, error) {
 	}
 	if !synced {
 		w.number = numbers[len(numbers)-1]
-		w.readAhead()
+		w.readAhead(memTable)
 		return w, nil
 	}
 	for _, w.number = range numbers {
@@ -69,13 +70,13 @@ func openWAL(dir string, synced bool) (*wal, error) {
 		w.close()
 		return nil, fmt.Errorf("sync write-ahead log: %w", err)
 	}
-	w.readAhead()
+	w.readAhead(memTable)
 	return w, nil
 }
 
 // readAhead begins to read ahead of what is written to the newest log.
-func (w *wal) readAhead() {
-	w.ahead = newReadAhead()
+func (w *wal) readAhead(memTable int64) {
+	w.ahead = newReadAhead(memTable)
 	w.ahead.follow(w.path(w.number))
 }
 

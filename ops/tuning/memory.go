@@ -32,14 +32,12 @@ const (
 // percentage, gained no more, for all of the memory.
 const memoryShare = 0.7
 
-// How much garbage, in bytes, may pile up even where little is live. A collection
-// takes some 9 ms of processor time of a coordinator, most of it to sweep, and 15
-// of a storage node with 10,000 keys in its cache, and holds requests up for as
-// long. At half of the peak they had one in a second and one in three.
-const (
-	CoordinatorLeast = 256 << 20
-	StorageLeast     = 256 << 20
-)
+// CoordinatorLeast is how much garbage, in bytes, a coordinator lets pile up even
+// where little is live. Of its 12 MiB or so little is marked, but a collection
+// and the sweep after it hold requests up for some 9 ms, and at half of the peak
+// there was one each second. In a storage node more is live; there the pages
+// that a larger heap touches first cost more (4 % a write) than is saved.
+const CoordinatorLeast = 256 << 20
 
 // CollectRarely lets garbage pile up to so many percent of what is live, and to
 // least bytes in any case, until the function that it returns is called.
