@@ -11,7 +11,7 @@ import (
 // machine that had little to spare works that queue off for ten times as long.
 // So it moves in pieces, with a rest after each, while others are served too.
 // Beside two values of 10 MiB a second, at half of the peak, small operations had
-// a p99 of 55 to 62 ms, and have one of 11 to 16 with pieces, in turns.
+// a p99 of 55 to 62 ms, and have one of 6 to 18 with pieces, in turns.
 const (
 	pieceBytes = 64 << 10
 	// pieceTime is what a piece takes at least while others are served, which

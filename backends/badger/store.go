@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -67,7 +68,8 @@ type store struct {
 	fault atomic.Pointer[error]
 
 	versions *versions
-	syncs    atomic.Uint64 // commits that waited for the disk
+	syncs    atomic.Uint64  // commits that waited for the disk
+	entries  []badger.Entry // of the commit under way
 
 	commitFault func() error // of tests
 }
@@ -309,7 +311,9 @@ func (s *store) commit(changes []change, before func(number uint64)) error {
 func (s *store) write(changes []change, at, number uint64, before func(number uint64)) error {
 	txn := s.db.NewTransactionAt(at, true)
 	defer txn.Discard()
-	entries := make([]badger.Entry, len(changes))
+	// Badger keeps none of them longer than the commit takes.
+	entries := slices.Grow(s.entries[:0], len(changes))[:len(changes)]
+	defer s.dropEntries(entries)
 	for i, c := range changes {
 		if c.remove {
 			if err := txn.Delete(c.key); err != nil {
@@ -331,6 +335,17 @@ func (s *store) write(changes []change, at, number uint64, before func(number ui
 		}
 	}
 	return txn.CommitAt(at, nil)
+}
+
+// keepEntries is for how many changes memory is kept for the next commit.
+const keepEntries = 4 << 10
+
+// dropEntries lets go of what a commit has written.
+func (s *store) dropEntries(entries []badger.Entry) {
+	clear(entries)
+	if s.entries = entries; cap(entries) > keepEntries {
+		s.entries = nil
+	}
 }
 
 // reopen closes the faulty database and opens it again, which drops what the

@@ -50,7 +50,7 @@ type counts struct{ syncs, messages, operations uint64 }
 // three storage nodes, a coordinator used 0.79 of the time a write and 0.77 a
 // read with one, a storage node 0.80 and 0.90. But where little waits in turn,
 // those who do wait behind a collection or a compaction, and two processors bring
-// the p99 of a load of half of the peak from 5 to 17 ms down to 4 to 5.
+// the p99 at half of the peak from 5 to 17 ms down to 4 or 5.
 //
 // How many it may use is what the runtime found at the start: a cgroup's limit
 // that is changed later is not followed. Only one may follow the load at a time.
