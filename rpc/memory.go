@@ -22,6 +22,7 @@ func (m *memory) get(length int) []byte {
 // put takes what get has returned, when nobody uses it any more.
 func (m *memory) put(b []byte) {
 	if m != nil && cap(b) > keptBuffer {
-		m.unused.Put(&b)
+		kept := b // or each call would allocate b
+		m.unused.Put(&kept)
 	}
 }
