@@ -35,9 +35,10 @@ const memoryShare = 0.7
 // CoordinatorLeast is how much garbage, in bytes, a coordinator lets pile up even
 // where little is live. Of its 12 MiB or so little is marked, but a collection
 // and the sweep after it hold requests up for some 9 ms, and at half of the peak
-// there was one each second. In a storage node more is live; there the pages
-// that a larger heap touches first cost more (4 % a write) than is saved.
-const CoordinatorLeast = 256 << 20
+// there was one each second. Twice as much costs a twentieth of a coordinator's
+// processor time, for what is not in caches. In a storage node more is live; there
+// the pages that a larger heap touches first cost more (4 % a write) than is saved.
+const CoordinatorLeast = 128 << 20
 
 // CollectRarely lets garbage pile up to so many percent of what is live, and to
 // least bytes in any case, until the function that it returns is called.
