@@ -18,6 +18,13 @@ func syncData(file *os.File) error {
 }
 
 // willNeed brings a part of file into the kernel's cache, and no more than that.
+// The file may be closed meanwhile.
 func willNeed(file *os.File, from, length int64) error {
-	return os.NewSyscallError("fadvise", unix.Fadvise(int(file.Fd()), from, length, unix.FADV_WILLNEED))
+	raw, err := file.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var failed error
+	err = raw.Control(func(fd uintptr) { failed = unix.Fadvise(int(fd), from, length, unix.FADV_WILLNEED) })
+	return errors.Join(err, os.NewSyscallError("fadvise", failed))
 }
