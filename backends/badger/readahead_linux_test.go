@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"testing"
 	"time"
 )
@@ -22,9 +21,6 @@ func (r *readAhead) position() (name string, written, read int64) {
 }
 
 func TestLogsAreReadAheadOfWhatIsWritten(t *testing.T) {
-	if runtime.GOOS != "linux" {
-		t.Skip("only Linux is asked for pages")
-	}
 	n := openTestNode(t, NodeOptions{Sync: true})
 	value := bytes.Repeat([]byte{1}, fileBytes)
 	first := n.store.wal.number
