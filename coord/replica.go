@@ -53,6 +53,7 @@ type Call struct {
 	Epoch    uint64     // of the ring that chose the replica; one that knows a higher one refuses with a *StaleRingError
 	Deadline time.Time  // after it the replica may drop the call; its answer is worth nothing
 	Version  Version    // of a CallApply, and its head of a CallDrop; the replica must not change its slices
+	Owned    bool       // the replica may keep the slices of Version; else it copies what it needs after the call
 	// Heard is what the replica said of its own time before the version was
 	// decided on, and Boot in which of its lives. It refuses an apply or drop
 	// from another life, or that is older than MessageLifetime. Boot 0: unknown,

@@ -107,7 +107,7 @@ func (x *exchange) run(ctx context.Context) error {
 func (x *exchange) read() error {
 	batch := storagepb.BatchFromVTPool()
 	defer batch.ReturnToVTPool()
-	shared := new(names)
+	shared, own := new(names), new(keys)
 	for {
 		if err := x.stream.receive(batch); err != nil {
 			if errors.Is(err, io.EOF) {
@@ -128,7 +128,7 @@ func (x *exchange) read() error {
 			return nil
 		}
 		x.hold()
-		x.start(batch, shared)
+		x.start(batch, shared, own)
 		batch.ResetVT()
 		if err := x.let(x.send); err != nil {
 			return err
@@ -141,13 +141,13 @@ func operationBytes(op *storagepb.Operation) int {
 }
 
 // start hands each operation to the replica.
-func (x *exchange) start(batch *storagepb.Batch, shared *names) {
+func (x *exchange) start(batch *storagepb.Batch, shared *names, own *keys) {
 	now := time.Now()
 	stopping := x.server.isStopping()
 	for _, op := range batch.Operations {
 		t := x.server.newTask(x, op)
 		t.cost = operationBytes(op)
-		aliased, err := t.request(op, shared, now)
+		aliased, err := t.request(op, shared, own, now)
 		if aliased {
 			kept := x.stream.keep()
 			// Where others point into it too, it is left to the collector.

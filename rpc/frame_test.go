@@ -313,7 +313,7 @@ func FuzzFrames(f *testing.F) {
 					shared := new(names)
 					for _, op := range m.Operations {
 						var task task
-						_, _ = task.request(op, shared, time.Now())
+						_, _ = task.request(op, shared, new(keys), time.Now())
 					}
 				}
 			case frameReplies:

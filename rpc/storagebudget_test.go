@@ -3,8 +3,10 @@ package rpc
 import (
 	"fmt"
 	"io"
+	"slices"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/pairdb/coordinator/coord"
 	"github.com/pairdb/coordinator/ring"
@@ -15,12 +17,12 @@ import (
 // The allocation budget of the way between coordinator and storage node, per
 // operation, the replica aside: only what outlives the message. A coordinator
 // keeps the clock of what a node holds, and the value of a read. A node keeps
-// the key, and of an apply the clock and the value. Messages, frames, slots and
-// tasks are used again.
+// of an apply the clock and the value, and the key, which lies together with many
+// others. Messages, frames, slots and tasks are used again.
 var storageBudget = map[coord.CallKind]struct{ link, node float64 }{
-	coord.CallHead:  {link: 1, node: 1},
-	coord.CallRead:  {link: 2, node: 1},
-	coord.CallApply: {link: 1, node: 3},
+	coord.CallHead:  {link: 1, node: 0},
+	coord.CallRead:  {link: 2, node: 0},
+	coord.CallApply: {link: 1, node: 2},
 }
 
 // steady is a replica that holds one version, and answers at once.
@@ -167,6 +169,27 @@ func TestStorageAllocationBudget(t *testing.T) {
 			t.Errorf("%v: %.2f allocations in the storage node, the budget is %.0f", kind, perOperation, budget.node)
 		}
 		server.Stop(t.Context())
+	}
+}
+
+// Keys lie together, but each stays as it was, and none keeps much of the memory
+// of others.
+func TestKeysKeep(t *testing.T) {
+	own := new(keys)
+	var kept, want []string
+	received := make([]byte, MaxKeyBytes)
+	for i := range 10_000 {
+		key := received[:i*31%MaxKeyBytes]
+		for j := range key {
+			key[j] = byte(i + j)
+		}
+		kept, want = append(kept, own.keep(unsafe.String(unsafe.SliceData(key), len(key)))), append(want, string(key))
+		if n := own.piece.Cap(); n > 2*keysPiece {
+			t.Fatalf("keys lie together in %d bytes", n)
+		}
+	}
+	if !slices.Equal(kept, want) {
+		t.Error("what was kept has changed")
 	}
 }
 

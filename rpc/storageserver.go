@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -377,7 +376,7 @@ func (s *StorageServer) release(t *task) {
 
 // request reads an operation into the task's call. The call then shares no
 // memory with the message, but for a large value: aliased tells of one.
-func (t *task) request(op *storagepb.Operation, shared *names, now time.Time) (aliased bool, err error) {
+func (t *task) request(op *storagepb.Operation, shared *names, own *keys, now time.Time) (aliased bool, err error) {
 	c := &t.call
 	switch op.Kind {
 	case storagepb.Kind_KIND_HEAD, storagepb.Kind_KIND_READ, storagepb.Kind_KIND_APPLY, storagepb.Kind_KIND_DROP:
@@ -393,7 +392,7 @@ func (t *task) request(op *storagepb.Operation, shared *names, now time.Time) (a
 		return false, fmt.Errorf("%w: no time to do it", coord.ErrReplicaRefused)
 	}
 	c.Tenant = shared.keep(op.Tenant)
-	c.Key = strings.Clone(op.Key)
+	c.Key = own.keep(op.Key)
 	c.Token = ring.Token(op.Token)
 	c.Epoch = op.Epoch
 	c.Trace = coord.TraceContext{High: op.TraceHigh, Low: op.TraceLow, Span: op.TraceSpan}
@@ -418,6 +417,7 @@ func (t *task) request(op *storagepb.Operation, shared *names, now time.Time) (a
 	if err != nil {
 		return false, fmt.Errorf("%w: %w", coord.ErrReplicaRefused, err)
 	}
+	c.Owned = !aliased
 	return aliased, nil
 }
 

@@ -70,6 +70,26 @@ func (n *names) keep(s string) string {
 	return known
 }
 
+// keys copies received keys, many into one piece of memory. One goroutine uses it.
+type keys struct{ piece strings.Builder }
+
+// keysPiece is how many bytes lie together. A key that is in use keeps all of them.
+const keysPiece = 1 << 10
+
+// keep returns a string equal to s that does not share its memory.
+func (k *keys) keep(s string) string {
+	if len(s) > keysPiece/4 {
+		return strings.Clone(s)
+	}
+	if k.piece.Len()+len(s) > k.piece.Cap() {
+		k.piece = strings.Builder{}
+		k.piece.Grow(keysPiece)
+	}
+	at := k.piece.Len()
+	k.piece.WriteString(s)
+	return k.piece.String()[at:]
+}
+
 // version reads a received version into v. What v then holds shares no memory
 // with m, but for a value larger than aliasAbove: aliased tells of one.
 func (n *names) version(v *coord.Version, m *storagepb.Version) (aliased bool, err error) {

@@ -36,10 +36,12 @@ type committer struct {
 // staged is what a batch makes of one key.
 type staged struct {
 	token       ring.Token
-	tenant, key string // of a call that is not finished yet
+	tenant, key string     // of a call that is not finished yet
+	entry       *headEntry // the key's in the cache, nil where it had none
 	before      *held
-	head        coord.Head // shares no memory with a call
-	value       []byte     // of a call that is not finished yet
+	head        coord.Head // shares no memory with a call, unless that was owned
+	value       []byte     // of a call that is not finished yet, or was owned
+	owned       bool       // value may be kept
 	floor       int64      // the greatest timestamp that was deleted and dropped, 0 without
 	ref         valueRef   // where it lies in a file
 	previous    int        // another one with the same token, -1 without
@@ -197,7 +199,7 @@ func (c *committer) decideApply(v view, call *coord.Call, ref valueRef, wall tim
 		return err
 	}
 	at := c.find(call)
-	before, current, err := c.present(v, call, at)
+	found, current, err := c.present(v, call, at)
 	if err != nil {
 		return err
 	}
@@ -213,16 +215,16 @@ func (c *committer) decideApply(v view, call *coord.Call, ref valueRef, wall tim
 		c.node.dropFile(ref)
 	}
 	if !store && at < 0 {
-		call.Held = coord.Version{Head: before.head}
+		call.Held = coord.Version{Head: found.held.head}
 		call.Finish(nil)
 		return nil
 	}
 	if at < 0 {
-		at = c.stage(call, before)
+		at = c.stage(call, found)
 	}
 	if s := &c.staged[at]; store {
-		s.head = c.own(&call.Version.Head)
-		s.value = call.Version.Value
+		s.head = c.own(call)
+		s.value, s.owned = call.Version.Value, call.Owned
 		c.node.dropFile(s.ref) // of a version that came and went within the batch
 		s.ref = ref
 	}
@@ -231,31 +233,38 @@ func (c *committer) decideApply(v view, call *coord.Call, ref valueRef, wall tim
 	return nil
 }
 
+// committed is what is committed for a key, and its entry in the cache if that
+// knew.
+type committed struct {
+	entry *headEntry
+	held  *held
+}
+
 // held is what is committed for a call's key. Only the committer commits, so
 // it is true until the committer's next commit.
-func (c *committer) held(v view, call *coord.Call) (*held, error) {
-	if h := c.node.heads.get(call.Token, call.Tenant, call.Key); h != nil {
-		return h, nil
+func (c *committer) held(v view, call *coord.Call) (committed, error) {
+	if e, h := c.node.heads.lookup(call.Token, call.Tenant, call.Key); h != nil {
+		return committed{e, h}, nil
 	}
 	key := appendKey(c.buffer[:0], nsRecord, call.Token, call.Tenant, call.Key)
 	c.buffer = key
 	rec, err := c.node.loadRecord(v, key, false)
 	if err != nil {
-		return nil, fmt.Errorf("%w: read %s: %w", coord.ErrReplicaRefused, describeKey(key), err)
+		return committed{}, fmt.Errorf("%w: read %s: %w", coord.ErrReplicaRefused, describeKey(key), err)
 	}
-	return rec.held(false), nil
+	return committed{held: rec.held(false)}, nil
 }
 
 // present is what a call finds: what is committed, unless the batch already has
 // something for the key, staged at, and the newest head.
-func (c *committer) present(v view, call *coord.Call, at int) (before *held, current *coord.Head, err error) {
+func (c *committer) present(v view, call *coord.Call, at int) (found committed, current *coord.Head, err error) {
 	if at >= 0 {
-		return nil, &c.staged[at].head, nil
+		return committed{}, &c.staged[at].head, nil
 	}
-	if before, err = c.held(v, call); err != nil {
-		return nil, nil, err
+	if found, err = c.held(v, call); err != nil {
+		return committed{}, nil, err
 	}
-	return before, &before.head, nil
+	return found, &found.held.head, nil
 }
 
 func (c *committer) find(call *coord.Call) int {
@@ -269,22 +278,27 @@ func (c *committer) find(call *coord.Call) int {
 	return at
 }
 
-func (c *committer) stage(call *coord.Call, before *held) int {
+func (c *committer) stage(call *coord.Call, found committed) int {
 	previous, ok := c.byToken[call.Token]
 	if !ok {
 		previous = -1
 	}
 	at := len(c.staged)
 	c.staged = append(c.staged, staged{
-		token: call.Token, tenant: call.Tenant, key: call.Key, before: before, previous: previous,
+		token: call.Token, tenant: call.Tenant, key: call.Key, entry: found.entry, before: found.held, previous: previous,
 	})
 	c.byToken[call.Token] = at
 	return at
 }
 
-// own copies a head, so that the cache keeps nothing of a call.
-func (c *committer) own(h *coord.Head) coord.Head {
+// own is a call's head, copied if it is not owned: then the cache keeps nothing
+// of the call.
+func (c *committer) own(call *coord.Call) coord.Head {
+	h := &call.Version.Head
 	copied := *h
+	if call.Owned {
+		return copied
+	}
 	copied.Writer.ID = c.node.interned.string(h.Writer.ID)
 	copied.Clock = slices.Clone(h.Clock)
 	for i := range copied.Clock {
@@ -343,7 +357,7 @@ func (c *committer) commit(from, to int) {
 		committed = number
 		for i := range batch {
 			if s := &batch[i]; s.err == nil {
-				n.heads.stage(s.token, s.tenant, s.key, s.before, s.after(), number)
+				n.heads.stage(s.entry, s.token, s.tenant, s.key, s.before, s.after(), number)
 			}
 		}
 	})
@@ -392,7 +406,10 @@ func (s *staged) separate() bool { return len(s.value) > inlineBytes && len(s.va
 func (s *staged) after() *held {
 	h := &held{head: s.head, separate: s.separate(), file: s.ref.file, length: len(s.value)}
 	if len(s.value) <= cachedValueBytes {
-		h.value, h.known = slices.Clone(s.value), true
+		h.value, h.known = s.value, true
+		if !s.owned {
+			h.value = slices.Clone(s.value)
+		}
 	}
 	return h
 }

@@ -17,24 +17,24 @@ func (c *committer) decideDrop(v view, call *coord.Call, wall time.Time) error {
 		return fmt.Errorf("%w: no version to drop", coord.ErrReplicaRefused)
 	}
 	at := c.find(call)
-	before, current, err := c.present(v, call, at)
+	found, current, err := c.present(v, call, at)
 	if err != nil {
 		return err
 	}
 	drops := current.Compare(&call.Version.Head) == 0
 	if !drops && at < 0 {
-		call.Held = coord.Version{Head: before.head}
+		call.Held = coord.Version{Head: found.held.head}
 		call.Finish(nil)
 		return nil
 	}
 	if at < 0 {
-		at = c.stage(call, before)
+		at = c.stage(call, found)
 	}
 	if s := &c.staged[at]; drops {
 		if current.Tombstone || current.Expired(wall) {
 			s.floor = max(s.floor, current.Timestamp)
 		}
-		s.head, s.value = coord.Head{}, nil
+		s.head, s.value, s.owned = coord.Head{}, nil, false
 		c.node.dropFile(s.ref) // of a version that came and went within the batch
 		s.ref = valueRef{}
 	}

@@ -53,10 +53,13 @@ type headEntry struct {
 	held        *held
 	next        *held  // what a commit makes of it
 	nextAt      uint64 // that commit's number, 0 without one
-	at          int    // index in order
+	at          int    // index in order, or evicted
 	bytes       int    // that the shard counts for it
 	used        bool
 }
+
+// evicted is where an entry is that is no longer in the cache.
+const evicted = -1
 
 // entryBytes is what an entry takes besides its strings and what it holds: itself,
 // and its places in the map and in the order. heldBytes is what one of those
@@ -77,15 +80,21 @@ func (c *headCache) shard(token ring.Token) *headShard { return &c.shards[uint64
 
 // get is what is committed for a key, nil where the cache does not know.
 func (c *headCache) get(token ring.Token, tenant, key string) *held {
+	_, h := c.lookup(token, tenant, key)
+	return h
+}
+
+// lookup is get that also tells the entry, for stage.
+func (c *headCache) lookup(token ring.Token, tenant, key string) (*headEntry, *held) {
 	s := c.shard(token)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	e := s.find(token, tenant, key)
 	if e == nil {
-		return nil
+		return nil, nil
 	}
 	e.used = true
-	return e.now(c.committed)
+	return e, e.now(c.committed)
 }
 
 // fill takes in what was read from a snapshot of the commits up to at, unless
@@ -110,13 +119,16 @@ func (c *headCache) fill(token ring.Token, tenant, key []byte, h *held, at uint6
 	s.account(e, c.maxBytes)
 }
 
-// stage announces that commit number at replaces before with after.
-func (c *headCache) stage(token ring.Token, tenant, key string, before, after *held, at uint64) {
+// stage announces that commit number at replaces before with after. Where lookup
+// has found the key's entry, e is it: to look once is cheaper.
+func (c *headCache) stage(e *headEntry, token ring.Token, tenant, key string, before, after *held, at uint64) {
 	s := c.shard(token)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.touched = at
-	e := s.find(token, tenant, key)
+	if e == nil || e.at == evicted {
+		e = s.find(token, tenant, key)
+	}
 	if e == nil {
 		e = s.add(token, strings.Clone(tenant), strings.Clone(key))
 	}
@@ -138,6 +150,9 @@ func (c *headCache) purge() {
 	for i := range c.shards {
 		s := &c.shards[i]
 		s.mu.Lock()
+		for _, e := range s.order {
+			e.at = evicted
+		}
 		s.entries, s.order, s.hand, s.bytes, s.touched = make(map[ring.Token]*headEntry), nil, 0, 0, 0
 		s.mu.Unlock()
 	}
@@ -210,4 +225,5 @@ func (s *headShard) remove(e *headEntry) {
 	s.order = s.order[:len(s.order)-1]
 	delete(s.entries, e.token)
 	s.bytes -= e.bytes
+	e.at = evicted
 }

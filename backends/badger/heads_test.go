@@ -25,14 +25,43 @@ func TestHeadCacheShowsACommitWithItsTimestamp(t *testing.T) {
 	var committed atomic.Uint64
 	committed.Store(10)
 	c := newHeadCache(&committed, 1<<20)
-	c.stage(1, "t", "k", heldAt(5), heldAt(6), 11)
+	c.stage(nil, 1, "t", "k", heldAt(5), heldAt(6), 11)
 	wantHeld(t, c, "k", 5)
 	committed.Store(11)
 	wantHeld(t, c, "k", 6)
-	c.stage(1, "t", "k", heldAt(6), heldAt(7), 12)
+	c.stage(nil, 1, "t", "k", heldAt(6), heldAt(7), 12)
 	c.unstage(1, "t", "k")
 	if h := c.get(1, "t", "k"); h != nil {
 		t.Error("a key whose commit failed is still cached")
+	}
+}
+
+// A reader may evict an entry between the look at it and the commit.
+func TestHeadCacheStagesWhatWasEvicted(t *testing.T) {
+	for name, evict := range map[string]func(*headCache){
+		"evicted":             func(c *headCache) { c.unstage(1, "t", "k") },
+		"evicted, and filled": func(c *headCache) { c.unstage(1, "t", "k"); c.fill(1, []byte("t"), []byte("k"), heldAt(5), 10) },
+		"purged":              func(c *headCache) { c.purge() },
+		"still there":         func(*headCache) {},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var committed atomic.Uint64
+			committed.Store(10)
+			c := newHeadCache(&committed, 1<<20)
+			c.fill(1, []byte("t"), []byte("k"), heldAt(5), 10)
+			e, before := c.lookup(1, "t", "k")
+			if e == nil || before.head.Timestamp != 5 {
+				t.Fatalf("looked up %v, %+v", e, before)
+			}
+			evict(c)
+			c.stage(e, 1, "t", "k", before, heldAt(6), 11)
+			wantHeld(t, c, "k", 5)
+			committed.Store(11)
+			wantHeld(t, c, "k", 6)
+			if s := c.shard(1); len(s.order) != 1 || len(s.entries) != 1 {
+				t.Errorf("%d entries in order, %d to be found, want one", len(s.order), len(s.entries))
+			}
+		})
 	}
 }
 
@@ -40,7 +69,7 @@ func TestHeadCacheRefusesOutdatedFill(t *testing.T) {
 	var committed atomic.Uint64
 	committed.Store(10)
 	c := newHeadCache(&committed, 1<<20)
-	c.stage(1, "t", "k", heldAt(5), heldAt(6), 11)
+	c.stage(nil, 1, "t", "k", heldAt(5), heldAt(6), 11)
 	committed.Store(11)
 	c.unstage(1, "t", "k") // as an eviction does
 	c.fill(1, []byte("t"), []byte("k"), heldAt(5), 10)
@@ -102,11 +131,11 @@ func TestHeadCacheShowsAValueWithItsHead(t *testing.T) {
 	var committed atomic.Uint64
 	committed.Store(10)
 	c := newHeadCache(&committed, 1<<20)
-	c.stage(1, "t", "k", heldAt(5), heldValue(6, "six"), 11)
+	c.stage(nil, 1, "t", "k", heldAt(5), heldValue(6, "six"), 11)
 	wantValue(t, c, "k", 5, "", false)
 	committed.Store(11)
 	wantValue(t, c, "k", 6, "six", true)
-	c.stage(1, "t", "k", heldValue(6, "six"), heldAt(7), 12)
+	c.stage(nil, 1, "t", "k", heldValue(6, "six"), heldAt(7), 12)
 	wantValue(t, c, "k", 6, "six", true)
 	committed.Store(12)
 	wantValue(t, c, "k", 7, "", false)
@@ -123,7 +152,7 @@ func TestHeadCacheTakesInAMissingValue(t *testing.T) {
 	fill(heldAt(5), 10) // a head that was read meanwhile
 	wantValue(t, c, "k", 5, "five", true)
 
-	c.stage(1, "t", "k", heldValue(5, "five"), heldAt(6), 11)
+	c.stage(nil, 1, "t", "k", heldValue(5, "five"), heldAt(6), 11)
 	fill(heldValue(5, "five"), 10)
 	committed.Store(11)
 	fill(heldValue(5, "five"), 10)
@@ -140,7 +169,7 @@ func TestHeadCacheCountsValues(t *testing.T) {
 	for i := range 20_000 {
 		key := fmt.Sprint(i % 10_000)
 		before, after := heldValue(int64(i), value), heldValue(int64(i+1), value)
-		c.stage(ring.Token(i%10_000), "t", key, before, after, uint64(i+1))
+		c.stage(nil, ring.Token(i%10_000), "t", key, before, after, uint64(i+1))
 		committed.Store(uint64(i + 1))
 	}
 	kept := 0

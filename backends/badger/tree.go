@@ -270,5 +270,8 @@ func (t *tree) sumSome(from, last ring.Token, into *sumTable, left []ring.Span) 
 
 // find is where a space is, or would be, in a leaf.
 func find(leaf []leafEntry, name string) (int, bool) {
+	if len(leaf) == 1 && leaf[0].space.name == name {
+		return 0, true // most leaves
+	}
 	return slices.BinarySearchFunc(leaf, name, func(e leafEntry, name string) int { return strings.Compare(e.space.name, name) })
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -53,6 +54,7 @@ func Replica(t *testing.T, suite ReplicaSuite) {
 		{"a value of 10 MiB under a key of 1 KiB", greatValue},
 		{"a full clock comes back as it is", fullClock},
 		{"the answer belongs to its receiver", answerIsOwned},
+		{"what a call was given remains its caller's", givenIsKept},
 		{"keys, tenants and prefixes of each other are apart", keysApart},
 		{"of many concurrent applies to a key the greatest stays", concurrentApplies},
 		{"heads and reads never fall while a key is written", readsNeverFall},
@@ -329,6 +331,24 @@ func fullClock(c *replicaCase) {
 	}
 	c.apply("t", "k", v)
 	c.holds("t", "k", v)
+}
+
+// A caller may use the memory of a version that the replica does not own for
+// another one, once the call has ended.
+func givenIsKept(c *replicaCase) {
+	c.open()
+	for _, size := range []int{1, 100, 4 << 10, 300 << 10} {
+		key := fmt.Sprint("k", size)
+		v, want := version(now(), "c1", strings.Repeat("v", size)), version(0, "c1", strings.Repeat("v", size))
+		want.Head = v.Head
+		want.Clock = slices.Clone(v.Clock)
+		c.apply("t", key, v)
+		for i := range v.Value {
+			v.Value[i] = 'x'
+		}
+		v.Clock[0] = coord.ClockEntry{ID: "other", Counter: 9, Updated: 9}
+		c.holds("t", key, want)
+	}
 }
 
 func answerIsOwned(c *replicaCase) {
