@@ -95,6 +95,36 @@ func TestDemandFollows(t *testing.T) {
 	}
 }
 
+// What is soon over keeps a processor for long only where that is not needed less.
+func TestDemandAfterWhatIsSoonOver(t *testing.T) {
+	for name, over := range map[string]func(*sample){
+		"late":              func(s *sample) { s.late = true },
+		"waiting for pages": func(s *sample) { s.faults = true },
+	} {
+		for _, c := range []struct {
+			messages, operations uint64
+			want                 bool // a processor more, 800 ms later
+		}{{0, 0, true}, {100, 500, true}, {100, 1000, false}} {
+			d := newDemand(8)
+			load := func(n int) sample {
+				s := using(0.3)(n)
+				s.messages, s.operations = c.messages, c.operations
+				return s
+			}
+			during(&d, 10*time.Second, load)
+			least := d.n
+			grown := during(&d, 20*time.Millisecond, func(n int) sample { s := load(n); over(&s); return s })
+			if grown <= least {
+				t.Errorf("%s, %d operations in %d messages: %d processors after %d", name, c.operations, c.messages, grown, least)
+			}
+			if got := during(&d, 800*time.Millisecond, load); got > least != c.want {
+				t.Errorf("%s, %d operations in %d messages: %d processors 800 ms later, from %d, want more: %t",
+					name, c.operations, c.messages, got, least, c.want)
+			}
+		}
+	}
+}
+
 // With fewer processors more gathers in a message, which must not make it go up
 // and down.
 func TestDemandFollowsMessages(t *testing.T) {
