@@ -45,6 +45,7 @@ type headShard struct {
 	// touched is the number of the last commit staged here. What was read
 	// from an older snapshot may be outdated and is not taken in.
 	touched uint64
+	tenant  string // of the entry that was added last
 }
 
 type headEntry struct {
@@ -130,7 +131,7 @@ func (c *headCache) stage(e *headEntry, token ring.Token, tenant, key string, be
 		e = s.find(token, tenant, key)
 	}
 	if e == nil {
-		e = s.add(token, strings.Clone(tenant), strings.Clone(key))
+		e = s.add(token, tenant, strings.Clone(key))
 	}
 	e.held, e.next, e.nextAt, e.used = before, after, at, true
 	s.account(e, c.maxBytes)
@@ -187,12 +188,16 @@ func (s *headShard) find(token ring.Token, tenant, key string) *headEntry {
 }
 
 // add makes an entry, in place of one with the same token if there is one. It
-// must be accounted for next.
+// keeps the key, and a copy of the tenant, which neighbours share: then comparing
+// it does not miss the processor's caches. It must be accounted for next.
 func (s *headShard) add(token ring.Token, tenant, key string) *headEntry {
 	if e := s.entries[token]; e != nil {
 		s.remove(e)
 	}
-	e := &headEntry{token: token, tenant: tenant, key: key, at: len(s.order)}
+	if s.tenant != tenant {
+		s.tenant = strings.Clone(tenant)
+	}
+	e := &headEntry{token: token, tenant: s.tenant, key: key, at: len(s.order)}
 	s.order = append(s.order, e)
 	s.entries[token] = e
 	return e
