@@ -15,7 +15,7 @@
 //
 // The memory of a node is bounded: memtables (limits.memTable, up to 1.3 times
 // as much each), the block cache, the cache of heads and small values, and the
-// queues' bytes. With Large, 3 memtables of 64 MiB, 128 MiB of blocks, 64 MiB of
+// queues' bytes. With Large, 5 memtables of 32 MiB, 128 MiB of blocks, 64 MiB of
 // heads and values and up to 320 MiB of waiting values under overload; with
 // Small, 3 of 8 MiB, no block cache, 2 MiB, and up to 120 MiB.
 package badger

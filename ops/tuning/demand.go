@@ -29,8 +29,8 @@ const (
 // missing. With few, nobody waits for a processor but behind what runs on and on,
 // the collector's sweep or a compaction, and a second one lets them past it.
 const (
-	fewOperations  = 4.0 // and fewer: at least two processors
-	manyOperations = 6.0 // and more: one, where that is enough
+	fewOperations  = 6.0 // and fewer: at least two processors
+	manyOperations = 8.0 // and more: one, where that is enough
 )
 
 // gathered is how many operations messages have held lately.

@@ -149,9 +149,9 @@ func TestDemandFollowsMessages(t *testing.T) {
 		}
 	}
 	steady("few", 2, load(3, 2))
-	steady("more, but not many", 2, load(6, 5))
-	steady("many", 1, load(9, 7))
-	steady("as many as gather on one processor, not on two", 1, load(5, 4))
+	steady("more, but not many", 2, load(8, 7))
+	steady("many", 1, load(12, 9))
+	steady("as many as gather on one processor, not on two", 1, load(7, 5))
 	steady("few again", 2, load(3, 2))
 	steady("none", 2, using(0.5))
 }
