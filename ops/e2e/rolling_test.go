@@ -44,6 +44,15 @@ func (p *pair) roll(i int, l *load) {
 	}
 	l.goesOn(fmt.Sprintf("without coordinator %d", i+1))
 	p.restart[i]()
+	// gRPC rests before it connects again, for longer each time: until then the
+	// other coordinator is needed.
+	eventually(p.t, 30*time.Second, func() error {
+		const served = `coordinator_requests_total{method="WriteKeyValue",code="OK"}`
+		if _, page := httpGet(p.t, "http://"+p.coordinators[i].ops+"/metrics"); !strings.Contains(page, served) {
+			return fmt.Errorf("coordinator %d has served no write since it is back", i+1)
+		}
+		return nil
+	})
 	l.goesOn(fmt.Sprintf("since coordinator %d is back", i+1))
 }
 
