@@ -120,6 +120,14 @@ func (d *demand) next(s sample) int {
 	return d.n
 }
 
+// soon is the share of the heap's goal at which collecting is about to begin.
+func (d *demand) soon() float64 {
+	if d.gathered == gatheredMany {
+		return soonMany
+	}
+	return soon
+}
+
 // batch follows how many operations a message holds.
 func (d *demand) batch(s sample) {
 	d.messages += (s.rate(float64(s.messages)) - d.messages) * s.weight(idleFor)

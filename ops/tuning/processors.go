@@ -93,7 +93,7 @@ func follow(done <-chan struct{}, d demand, last usage, signs Signs) {
 			return
 		}
 		s := sample{elapsed: now.at.Sub(last.at), used: now.cpu - last.cpu, faults: now.faults != last.faults}
-		s.late, s.collecting = waits.late(), garbage.collecting()
+		s.late, s.collecting = waits.late(), garbage.collecting(d.soon())
 		signs.read(&s, &counted)
 		last = now
 		if before := d.n; d.next(s) != before {

@@ -100,13 +100,13 @@ func TestRuntimeMetrics(t *testing.T) {
 	runtime.GOMAXPROCS(before)
 	eventually(t, "a goroutine that waited is noticed", waits.late)
 
-	garbage.collecting()
+	garbage.collecting(soon)
 	if objects, goal := garbage.read[0].Value.Uint64(), garbage.read[1].Value.Uint64(); objects == 0 || goal == 0 {
 		t.Errorf("%d bytes of objects, goal %d", objects, goal)
 	}
 	percent := debug.SetGCPercent(-1)
 	defer debug.SetGCPercent(percent)
-	if garbage.collecting() {
+	if garbage.collecting(soon) {
 		t.Error("garbage is collected where that is off")
 	}
 	used, err := usageNow()
