@@ -760,7 +760,7 @@ func serveStorage(ctx context.Context, opts flags.StorageNode, log hclog.Logger,
 		func() float64 { return float64(server.OutdatedConnections()) })
 	page.Counter("storage_compared_bytes_total", "Bytes of questions and answers about sums, with which replicas are compared.",
 		func() uint64 { return uint64(server.ComparedBytes()) })
-	defer tuning.FollowLoad(tuning.Signs{Messages: server.Messages().Count})()
+	defer tuning.FollowLoad(tuning.Signs{Messages: server.Messages().Count, Thrifty: true})()
 	measureMessages(page, "storage", server.Messages())
 	go func() { failed <- server.Serve(listener) }()
 	alive.Opened()

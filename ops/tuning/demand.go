@@ -49,8 +49,9 @@ const (
 // was late, had two or more for half of the time, and used a tenth more for a
 // write. At half of that load the p99 is what suffers without.
 type demand struct {
-	most int // processors that there are
-	n    int // that the scheduler has
+	most    int  // processors that there are
+	thrifty bool // with them where messages hold many operations
+	n       int  // that the scheduler has
 
 	lately, longer float64       // processors in use, decaying means over busyFor and idleFor
 	kept           time.Duration // for which n is not lowered yet
@@ -99,7 +100,7 @@ func (d *demand) next(s sample) int {
 	// Where many operations wait for each other anyway, what is soon over keeps
 	// no processor for long.
 	soonOver := idleFor
-	if d.gathered == gatheredMany {
+	if d.spares() {
 		soonOver = busyFor
 	}
 	switch {
@@ -122,11 +123,14 @@ func (d *demand) next(s sample) int {
 
 // soon is the share of the heap's goal at which collecting is about to begin.
 func (d *demand) soon() float64 {
-	if d.gathered == gatheredMany {
+	if d.spares() {
 		return soonMany
 	}
 	return soon
 }
+
+// spares tells whether a processor more costs more than it gives.
+func (d *demand) spares() bool { return d.thrifty && d.gathered == gatheredMany }
 
 // batch follows how many operations a message holds.
 func (d *demand) batch(s sample) {

@@ -102,10 +102,12 @@ func TestDemandAfterWhatIsSoonOver(t *testing.T) {
 		"waiting for pages": func(s *sample) { s.faults = true },
 	} {
 		for _, c := range []struct {
+			thrifty              bool
 			messages, operations uint64
 			want                 bool // a processor more, 800 ms later
-		}{{0, 0, true}, {100, 500, true}, {100, 1000, false}} {
+		}{{true, 0, 0, true}, {true, 100, 500, true}, {true, 100, 1000, false}, {false, 100, 1000, true}} {
 			d := newDemand(8)
+			d.thrifty = c.thrifty
 			load := func(n int) sample {
 				s := using(0.3)(n)
 				s.messages, s.operations = c.messages, c.operations

@@ -22,6 +22,10 @@ type Signs struct {
 	// Messages counts the messages of operations that it has exchanged with other
 	// processes, and the operations in them.
 	Messages func() (messages, operations uint64)
+	// Thrifty gives processors back at once where messages hold many operations.
+	// Sweeping garbage then takes its time, until which CollectRarely does not
+	// follow what is live: it is for a process that has no least garbage.
+	Thrifty bool
 }
 
 // read takes in what was counted since the last reading.
@@ -66,7 +70,9 @@ func FollowLoad(signs Signs) (stop func()) {
 	done, ended := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(ended)
-		follow(done, newDemand(most), last, signs)
+		d := newDemand(most)
+		d.thrifty = signs.Thrifty
+		follow(done, d, last, signs)
 	}()
 	return func() {
 		close(done)
