@@ -193,6 +193,21 @@ func TestKeysKeep(t *testing.T) {
 	}
 }
 
+// A replica may keep what was copied for it, and not what lies in a frame that others use.
+func TestRequestIsOwned(t *testing.T) {
+	for size, want := range map[int]bool{100: true, aliasAbove: true, aliasAbove + 1: false} {
+		m := new(outgoing)
+		call := budgetCalls(coord.CallApply, 1)[0]
+		call.Version.Value = make([]byte, size)
+		m.add(1, call, time.Minute, true)
+		var received task
+		aliased, err := received.request(m.batch.Operations[0], new(names), new(keys), time.Now())
+		if err != nil || received.call.Owned != want || aliased == want {
+			t.Errorf("value of %d bytes: owned %t, aliased %t, error %v, want owned %t", size, received.call.Owned, aliased, err, want)
+		}
+	}
+}
+
 // BenchmarkFrames measures the encoding of messages of 64 operations, without a
 // connection, an operation being one of theirs.
 func BenchmarkFrames(b *testing.B) {
