@@ -37,7 +37,7 @@ const (
 type gathered uint8
 
 const (
-	gatheredUnknown gathered = iota // there was no message yet, or neither few nor many
+	gatheredUnknown gathered = iota // there was no message yet, or never few nor many in one
 	gatheredFew
 	gatheredMany
 )
